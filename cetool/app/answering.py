@@ -42,7 +42,7 @@ _REST, _SILENCE = 5.0, 20.0
 #: What is noted of a server that takes no packages from this user.
 UPLOAD = "upload"
 #: Problems of this machine: to solve here would not help.
-_OURS = ("disk-full", "cache-not-writable", "memory-exceeded", "owner-unsafe")
+_OURS = ("disk-full", "memory-exceeded", "owner-unsafe")
 
 
 def known_answers(world: World) -> KnownAnswers:
@@ -84,15 +84,17 @@ class Answer:
     @contextlib.contextmanager
     def fetched(self, request: EngineRequest, cache: Path, progress: Progress) -> Iterator[EngineRequest]:
         """Get what the package cache lacks from the server, and return the request for exactly these packages."""
-        from cetool.engines.rattler.packages import is_noted  # brings asyncio
+        from cetool.engines.rattler.lookup import is_noted  # brings asyncio
 
         record = self.record
-        exact = request._replace(spec=request.spec.exactly(record.conda, record.pypi))
+        exact = request
+        if not request.spec.is_locked:
+            exact = request._replace(spec=request.spec.exactly(record.conda, record.pypi))
         if self.world.settings.verify_channels:
             require_in_channels(request, record, self.world.own_process)
-        absent = [package for package in record.conda if not is_noted(cache, package)]
+        absent = [package for package in exact.exact if not is_noted(cache, package)]
         blobs = [Blob(each.file_name, each.sha256 or "", each.size) for each in absent]
-        blobs += [Blob(each.file_name, each.sha256, None) for each in record.pypi if each.sha256 and not each.is_vcs]
+        blobs += [Blob(each.file_name, each.sha256) for each in exact.exact_pypi if each.sha256 and not each.is_vcs]
         if not blobs or self.world.offline:
             yield exact
             return

@@ -38,7 +38,7 @@ def check_baselines_in_background(world: World) -> None:
 
 
 def run_in_background(world: World, *words: str) -> None:
-    """Start a command of cetool's own that no script waits for."""
+    """Start a command that no script waits for."""
     environ = dict(world.environ)
     if world.settings.trust_cache_dir:
         environ["CETOOL_TRUST_CACHE_DIR"] = "true"

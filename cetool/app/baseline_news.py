@@ -8,10 +8,19 @@ import time
 from dataclasses import dataclass
 
 from cetool.app.background import check_baselines_in_background
-from cetool.app.baselines import Baseline, baseline_store, fetch_baseline, key_of, locate, parsed, read_local
+from cetool.app.baselines import (
+    Baseline,
+    baseline_store,
+    fetch_baseline,
+    fetch_named,
+    key_of,
+    locate,
+    parsed,
+    read_local,
+)
 from cetool.app.consent import OWN, consent_to
 from cetool.app.decision import Subject
-from cetool.app.reporting import Reporter
+from cetool.app.reporting import Reporter, SilentReporter
 from cetool.app.sources import open_source
 from cetool.app.world import NOTHING, Evidence, World
 from cetool.base.errors import CetoolError, StoreError
@@ -20,6 +29,7 @@ from cetool.base.text import counted, printable
 from cetool.base.urls import scrub
 from cetool.declare.baselines import is_remote
 from cetool.declare.metadata import read_metadata
+from cetool.declare.named import is_named
 from cetool.declare.source import read_bytes
 from cetool.lock.model import Lock, PackageChange, PlatformLock, changes_between
 from cetool.store.keyed import DAY, BaselineStore, Copy, News, use_key
@@ -155,10 +165,20 @@ def _status(
 def _now(named: str, world: World, consent: Consent, *, insecure: bool) -> bytes:
     if not is_remote(named):
         return read_local(named)
-    store, address = baseline_store(world), locate(named, insecure=insecure)
+    store = baseline_store(world)
+    if is_named(named) and not world.offline:
+        return fetch_named(named, store, world, SilentReporter(), world.platform).data
+    if is_named(named):
+        last = store.copies.find(key_of(named, insecure=insecure)[0])
+        return _copied(last)
+    address = locate(named, insecure=insecure)
     if not world.offline:
         return fetch_baseline(address, store, world, consent, insecure=insecure).data
-    last = store.copies.find(address.key)
+    return _copied(store.copies.find(address.key))
+
+
+def _copied(last: Copy | None) -> bytes:
+    """Return what was downloaded last. Raises StoreError."""
     if last is None:
         raise StoreError("not downloaded yet", hint="Run again without --offline.")
     return last.data
@@ -185,10 +205,13 @@ def _look_at(key: str, copy: Copy, asked: set[str], store: BaselineStore, world:
     if copy.address not in asked:
         asked.add(copy.address)
         store.asked(copy.address)
-        # plain http was accepted for this baseline before
-        insecure = copy.url.startswith("http:")
-        address = locate(copy.url, insecure=insecure)
-        fetch_baseline(address, store, world, OWN, insecure=insecure, key=copy.address)
+        if is_named(copy.url):
+            fetch_named(copy.url, store, world, SilentReporter(), world.platform)
+        else:
+            # plain http was accepted for this baseline before
+            insecure = copy.url.startswith("http:")
+            address = locate(copy.url, insecure=insecure)
+            fetch_baseline(address, store, world, OWN, insecure=insecure, key=copy.address)
     last = store.copies.find(copy.address)
     if last is not None:
         lock = parsed(copy.data, copy.url, copy.url, world.platform)

@@ -6,12 +6,14 @@ import contextlib
 import time
 from pathlib import Path
 
+from cetool.app.reporting import Reporter
 from cetool.app.world import World
 from cetool.base.errors import CetoolError, MetadataError, ScriptNotFoundError, StoreError, UsageError
 from cetool.base.process import Consent
 from cetool.base.text import printable
 from cetool.base.values import Value
 from cetool.declare.baselines import is_remote
+from cetool.declare.named import is_named
 from cetool.declare.source import read_bytes
 from cetool.fetch.addresses import Address
 from cetool.fetch.scripts import Known, fetch_script, locate_script
@@ -49,7 +51,7 @@ def baseline_store(world: World) -> BaselineStore:
 
 def key_of(named: str, *, insecure: bool) -> tuple[str, str]:
     """Return a baseline's key, and its name in messages. Raises MetadataError for an unusable URL."""
-    if not is_remote(named):
+    if not is_remote(named) or is_named(named):
         return path_key(named), printable(named)
     address = locate(named, insecure=insecure)
     return address.key, address.shown
@@ -99,6 +101,18 @@ def fetch_baseline(
     return copy
 
 
+def fetch_named(named: str, store: BaselineStore, world: World, reporter: Reporter, platform: str) -> Copy:
+    """Get the current content of a baseline that is an environment of a server, and keep it. Raises CetoolError."""
+    from cetool.app.named import fetch_baseline as from_server  # few baselines are environments of a server
+
+    key, shown = key_of(named, insecure=False)
+    store.asked(key)
+    copy = Copy(named, key, shown, from_server(named, world, reporter, platform), time.time())
+    with contextlib.suppress(StoreError, OSError):  # it can be used without being kept
+        store.keep(key, copy)
+    return copy
+
+
 def _about_baseline(error: CetoolError) -> CetoolError:
     """Turn a download error into one about a baseline: statuses 126 and 127 are for the script itself."""
     if isinstance(error, (ScriptNotFoundError, UsageError)):
@@ -108,6 +122,10 @@ def _about_baseline(error: CetoolError) -> CetoolError:
 
 def parsed(data: bytes, named: str, shown: str, platform: str) -> Lock:
     """Return the packages in a baseline's content. Raises MetadataError, with file and line, if it is malformed."""
+    if is_named(named):
+        from cetool.app.named import lock_in_baseline  # few baselines are environments of a server
+
+        return lock_in_baseline(data, shown)
     path = Path(named) if not is_remote(named) else Path(shown.rpartition("/")[2] or "baseline")
     try:
         return lock_in(data, path, shown, platform)[0]

@@ -12,13 +12,14 @@ from cetool.app.sources import Source
 from cetool.app.world import NOTHING, Evidence, World, seen_files
 from cetool.base.durations import cutoff
 from cetool.base.errors import MetadataError, UsageError
+from cetool.base.process import Consent
 from cetool.base.text import pattern
 from cetool.base.urls import strip_credentials
 from cetool.declare.blocks import find_block
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.match_specs import canonical_spec
 from cetool.declare.metadata import NO_INTERPRETER, ScriptMetadata, metadata_from_file, read_metadata, shell_choice
-from cetool.declare.requirements import Requirements
+from cetool.declare.requirements import SERVER, Requirements
 from cetool.lock import EMBEDDED_MARK, lock_paths
 
 _OVERRIDE = pattern(r"CONDA_OVERRIDE_([A-Z][A-Z0-9_]*)\Z")
@@ -45,9 +46,16 @@ def decide(source: Source, wish: Wish, world: World, reporter: Reporter) -> Deci
         from cetool.app.named import in_named  # few scripts run in an environment of a server
 
         return in_named(metadata, source, wish, world, reporter)
+    agreed: Consent | None = None
+    moving = NOTHING
+    if needs.overlay is not None and needs.overlay.base.startswith(SERVER):
+        from cetool.app.named import with_server_base  # few bases are environments of a server
+
+        metadata, agreed, moving = with_server_base(metadata, source, wish, world, reporter)
+        needs = metadata.requirements
     spec, evidence = specify(needs, world, exclude_newer=wish.exclude_newer)
-    decision = Decision(metadata, spec, source, unasked=wish.unasked, purpose=f"for {name}")
-    decision = decision.on(world.evidence, evidence)
+    decision = Decision(metadata, spec, source, unasked=wish.unasked, agreed=agreed, purpose=f"for {name}")
+    decision = decision.on(world.evidence, evidence, moving)
     if needs.overlay is not None:
         return decision
     locks = _lock_evidence(source, wish)

@@ -57,7 +57,7 @@ def _hex(text: str) -> str:
 
 
 def with_token(pinned: Pinned, token: str | None, world: World) -> Pinned:
-    """Return the server with a token, and the user that it belongs to; an empty token is none.
+    """Return the server with a token, and the user that it belongs to; without a token if that is empty.
 
     Raises CetoolError if the server refuses the token.
     """

@@ -6,6 +6,7 @@ server the last answer counts.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -13,21 +14,27 @@ from collections.abc import Sequence
 from cetool.app.answering import Answer, known_answers
 from cetool.app.consent import consent_to
 from cetool.app.decision import Decision, Subject, Wish
+from cetool.app.ensuring import ensure, note_use_of
 from cetool.app.reporting import Reporter
 from cetool.app.sources import Source
 from cetool.app.world import NOTHING, Evidence, World
+from cetool.base.codec import decode, encode
 from cetool.base.durations import format_duration
 from cetool.base.errors import CetoolError, LockError, MetadataError, UsageError
+from cetool.base.limits import parse_json
+from cetool.base.process import Consent
 from cetool.base.values import Value
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.match_specs import spec_name
 from cetool.declare.metadata import ScriptMetadata, choose_program
 from cetool.declare.named import Named, parse_named
-from cetool.declare.requirements import Requirements
+from cetool.declare.requirements import SERVER, Requirements
+from cetool.lock.model import Lock
 from cetool.remote.answers import answer_key
 from cetool.remote.connection import Access, Connection
 from cetool.remote.environments import Found, find_named, kept_named
 from cetool.remote.pinned import Pinned, access_to, pinned_servers, unknown_server
+from cetool.remote.records import payload_of
 from cetool.remote.verifying import lacking
 
 _NO_SERVER = "`cetool login URL` adds a server."
@@ -79,7 +86,6 @@ def in_named(metadata: ScriptMetadata, source: Source, wish: Wish, world: World,
     if metadata.chosen in ("packages", "nothing"):
         asked = Requirements(packages=record.spec.packages, pypi=record.spec.pypi)
         metadata = metadata.run_by(choose_program(script, asked))
-    answer = Answer(record, access, world, reporter, insists=True, number=here.found.build)
     return Decision(
         metadata,
         _spec_of(here, needs),
@@ -87,9 +93,13 @@ def in_named(metadata: ScriptMetadata, source: Source, wish: Wish, world: World,
         locked_by=f"build {here.found.build} of {named.place} on {access.shown}",
         unasked=wish.unasked,
         agreed=agreed,
-        named=answer,
+        named=_answer(here, world, reporter),
         purpose=f"for {script.name}",
     ).on(world.evidence, here.evidence)
+
+
+def _answer(here: OnServer, world: World, reporter: Reporter) -> Answer:
+    return Answer(here.found.record, here.access, world, reporter, insists=True, number=here.found.build)
 
 
 def _spec_of(here: OnServer, needs: Requirements) -> EnvironmentSpec:
@@ -193,3 +203,63 @@ def _asked(pinned: Pinned, access: Access, named: Named, platform: str, world: W
         age = time.time() - os.stat(known.answers.path(answer_key(pinned.url, platform, f"name:{named}"))).st_mtime
         reporter.warn(f"{error.message}; using build {last.build} of {named.place} from {format_duration(age)} ago")
         return last
+
+
+# --- baselines --------------------------------------------------------------------------------------------------------
+
+
+class _Kept(Value):
+    """What a baseline's content is: a build of a server, and its signed record."""
+
+    server: str
+    build: int
+    envelope: str
+
+
+def fetch_baseline(named: str, world: World, reporter: Reporter, platform: str) -> bytes:
+    """Return the content of the baseline ``server:NAMESPACE/NAME`` for a platform. Raises CetoolError."""
+    here = find_on_servers(parse_named(named.removeprefix(SERVER)), world, reporter, platform)
+    kept = _Kept(here.access.url, here.found.build, here.found.envelope)
+    return json.dumps(encode(kept)).encode()
+
+
+def lock_in_baseline(data: bytes, shown: str) -> Lock:
+    """Return the packages in the content of such a baseline. Raises MetadataError."""
+    try:
+        record = payload_of(decode(_Kept, parse_json(data)).envelope)
+    except (ValueError, KeyError, TypeError) as error:
+        raise MetadataError(f"{shown} is malformed: {error}", code="baseline-invalid") from None
+    return Lock((record.lock,), record.spec.channels)
+
+
+def answer_in_baseline(data: bytes, world: World, reporter: Reporter) -> Answer | None:
+    """Return where the packages of such a baseline come from; None if its server is not known any more."""
+    kept = decode(_Kept, parse_json(data))
+    pinned = pinned_servers(world.environ).find(kept.server)
+    if pinned is None:
+        return None
+    access = access_to(pinned, world.environ, world.loaded.condarc)
+    return Answer(payload_of(kept.envelope), access, world, reporter, insists=True, number=kept.build)
+
+
+# --- bases ------------------------------------------------------------------------------------------------------------
+
+
+def with_server_base(
+    metadata: ScriptMetadata, source: Source, wish: Wish, world: World, reporter: Reporter
+) -> tuple[ScriptMetadata, Consent, Evidence]:
+    """Return the declaration with the prefix of a server's environment as its base; it is made if it is missing.
+
+    Also returns the user's consent, and what the choice depends on.
+    """
+    needs = metadata.requirements
+    assert needs.overlay is not None
+    named = parse_named(needs.overlay.base.removeprefix(SERVER))
+    agreed = consent_to(Subject(source, metadata, unasked=wish.unasked), world, reporter)
+    here = find_on_servers(named, world, reporter)
+    about = ScriptMetadata("base", "", None, Requirements(), None)
+    decision = Decision(about, _spec_of(here, Requirements()), named=_answer(here, world, reporter), agreed=agreed)
+    with ensure(decision, world, reporter, consent=agreed) as lease:
+        note_use_of(lease, source.noted, world, reporter)
+        base = needs.overlay._replace(base=str(lease.prefix))
+    return metadata._replace(requirements=needs._replace(overlay=base)), agreed, here.evidence

@@ -11,11 +11,21 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 
 from cetool.app.baseline_news import see_to_news
-from cetool.app.baselines import Baseline, baseline_store, fetch_baseline, key_of, locate, parsed, read_local
+from cetool.app.baselines import (
+    Baseline,
+    baseline_store,
+    fetch_baseline,
+    fetch_named,
+    key_of,
+    locate,
+    parsed,
+    read_local,
+)
 from cetool.app.consent import consent_to
 from cetool.app.decision import BaselineOptions, BaselineUse, Decision, OnBaselines
 from cetool.app.reporting import Reporter
@@ -29,6 +39,7 @@ from cetool.base.values import Value
 from cetool.declare.baselines import canonical_baseline, canonical_pattern, is_remote, taken_out
 from cetool.declare.environment import EnvironmentSpec, Over, Solve
 from cetool.declare.match_specs import spec_name
+from cetool.declare.named import is_named
 from cetool.declare.requirements import Requirements
 from cetool.engines.explicit import additions
 from cetool.fetch.scripts import UnreachableError
@@ -83,7 +94,8 @@ def on_baselines(decision: Decision, terms: Terms, world: World, reporter: Repor
     count = len(combined.conda) + len(combined.pypi)
     shown = tuple(each.shown for each in baselines)
     on = OnBaselines(shown, count, tuple(combined.removed), added, tuple(opener.uses))
-    return decision._replace(spec=spec, on_baselines=on, agreed=agreed).on(opener.evidence)
+    named = opener.answer if spec.is_locked else None
+    return decision._replace(spec=spec, on_baselines=on, agreed=agreed, named=named).on(opener.evidence)
 
 
 def to_be_locked(
@@ -136,6 +148,8 @@ class _Opener:
         self.evidence = Evidence()
         #: What to remember when the environment is created.
         self.uses: list[BaselineUse] = []
+        #: The server's environment among them, whose packages it has.
+        self.answer: Any = None
 
     def asks_servers(self, names: Sequence[str]) -> bool:
         """Return whether one of these is fetched from a server."""
@@ -173,6 +187,10 @@ class _Opener:
         else:
             data = self._fetched(named, consent)
         baseline = Baseline(shown, key, data, parsed(data, named, shown, self.platform))
+        if is_named(named):
+            from cetool.app.named import answer_in_baseline  # few baselines are environments of a server
+
+            self.answer = answer_in_baseline(data, world, self._reporter)
         if use is not None and counted is not None:
             self.evidence = self.evidence.plus(
                 see_to_news(baseline, named if local else None, store, use, world, self._reporter)
@@ -185,6 +203,8 @@ class _Opener:
 
     def _fetched(self, named: str, consent: Consent | None) -> bytes:
         store, world, terms = self._store, self._world, self._terms
+        if is_named(named):
+            return fetch_named(named, store, world, self._reporter, self.platform).data
         address = locate(named, insecure=terms.insecure)
         last = store.copies.find(address.key)
         if world.offline:

@@ -29,6 +29,7 @@ from cetool.cli.voice import Voice
 from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.declare.match_specs import spec_name
 from cetool.declare.pypi import PYPI_NAME
+from cetool.store.store import Origin
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -145,8 +146,17 @@ def _specs(each: Listed) -> Items:
     if not texts:
         texts = names = ["(nothing)" if isinstance(spec.what, Solve) else "(a baseline)"]
     notes = ["(locked)"] if spec.is_locked else []
+    notes += [f"(from {each.marker.origin.server.partition('://')[2]})"] if each.marker.origin else []
     notes += [f"(as of {as_of(spec.exclude_newer)})"] if spec.exclude_newer else []
     return Items(tuple(texts), tuple(names), " ".join(notes))
+
+
+def _server(origin: Origin | None) -> str:
+    """Return where the packages come from; empty for an environment that was solved here."""
+    if origin is None:
+        return ""
+    named = f" of {origin.environment}" if origin.environment else ""
+    return f"{origin.server} (build {origin.build}{named})"
 
 
 def _running(each: Listed, *, narrow: bool) -> Cell:
@@ -177,6 +187,9 @@ def _document(each: Listed) -> dict[str, object]:
         "scripts": list(each.scripts),
         "daemons": list(each.daemons),
         "in_use": each.in_use,
+        "server": None if marker.origin is None else marker.origin.server,
+        "server_build": None if marker.origin is None else marker.origin.build,
+        "server_environment": None if marker.origin is None else marker.origin.environment,
     }
 
 
@@ -199,6 +212,7 @@ def show_environment(prefix: Path, world: World, voice: Voice, *, as_json: bool)
         ("packages", f"{marker.packages} from conda"),
         ("size", format_size(marker.size)),
         ("engine", f"{marker.engine} {marker.engine_version}"),
+        ("server", _server(marker.origin)),
         ("created", format_age(now - marker.created)),
         ("last used", format_age(now - each.last_used)),
         ("runs", str(each.runs)),

@@ -64,10 +64,10 @@ def canonical_baseline(text: str, base_dir: Directory, where: Location | None = 
     text = text.strip()
     if not text or has_control(text):
         _refuse("a baseline must be a path or a URL", where, _EXAMPLE)
-    if is_remote(text):
-        return text
     if is_named(text):
         return canonical_named(text, where)
+    if is_remote(text):
+        return text
     shown = repr(shorten(redact(text)))
     scheme = _SCHEME.match(text)
     if scheme is not None and scheme[1].lower() == "file" and text[5:7] == "//":
@@ -95,8 +95,8 @@ def _refuse(message: str, where: Location | None, hint: str | None = None) -> No
 
 
 def is_remote(baseline: str) -> bool:
-    """Return whether a baseline is a URL to download."""
-    return _URL.match(baseline) is not None
+    """Return whether a baseline comes from a server: it is a URL, or an environment of a server."""
+    return _URL.match(baseline) is not None or is_named(baseline)
 
 
 def taken_out(name: str, patterns: Iterable[str]) -> bool:

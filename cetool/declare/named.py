@@ -12,10 +12,8 @@ from cetool.base.text import pattern, shorten
 from cetool.base.urls import redact
 from cetool.base.values import Value
 from cetool.declare.nodes import Directory, Node
-from cetool.declare.requirements import Requirements
+from cetool.declare.requirements import SERVER, Requirements
 
-#: What a baseline or base starts with that is an environment of a server.
-SERVER = "server:"
 _PART = r"[A-Za-z0-9+_@$&?^~.=-]{1,255}"
 _NAMED = pattern(rf"(?P<namespace>{_PART})/(?P<name>{_PART}?)(?:@(?P<build>[0-9]{{1,18}}))?\Z")
 _EXAMPLE = "Write NAMESPACE/NAME, as in environment: team/analysis, or NAMESPACE/NAME@BUILD for one of its builds."

@@ -15,6 +15,8 @@ from cetool.declare.pypi import PypiSettings
 
 #: The channel to use if none is named.
 DEFAULT_CHANNEL = "conda-forge"
+#: What a baseline or base starts with that is an environment of a server.
+SERVER = "server:"
 #: The version of the encoding (docs/reference/specification.md); raised when the meaning of a request changes.
 DIGEST_SCHEMA = 2
 
@@ -131,7 +133,8 @@ class Requirements(Value):
         if self.baselines:
             # of a file only its name: a lock moves between machines with its script
             asked["baselines"] = [
-                strip_credentials(each) if "://" in each else os.path.basename(each) for each in self.baselines
+                strip_credentials(each) if "://" in each or each.startswith(SERVER) else os.path.basename(each)
+                for each in self.baselines
             ]
             asked["without"] = sorted(set(self.without))
         if self.environment is not None:

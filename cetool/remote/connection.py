@@ -372,7 +372,7 @@ def _problem(response: Response, access: Access) -> CetoolError:
     text = told.get("detail") or told.get("title")
     if status in (502, 503, 504) and not told.get("code"):
         return CetoolError(f"cannot reach {access.shown}: status {status}", code="server-unreachable", about=access.url)
-    code = told.get("code")
+    given = told.get("code")
     hint = _told(told["hint"]) if isinstance(told.get("hint"), str) else None
     if status == 401:
         hint = f"Run `cetool login {access.url}` to store another token."
@@ -384,7 +384,7 @@ def _problem(response: Response, access: Access) -> CetoolError:
         place = Location(printable(where["path"]), line if isinstance(line, int) else None)
     return CetoolError(
         _told(text) if isinstance(text, str) and text else f"{access.shown} answers with status {status}",
-        code=code if isinstance(code, str) and code in CODES else "server-refused",
+        code=given if isinstance(given, str) and given in CODES else "server-refused",
         about=_told(told["about"]) if isinstance(told.get("about"), str) else access.url,
         where=place,
         details=details[:200],

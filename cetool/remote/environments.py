@@ -13,14 +13,14 @@ from cetool.remote.connection import Connection, unusable
 from cetool.remote.pinned import Pinned
 from cetool.remote.records import BuildRecord
 
-_NUMBER = "build"
-
 
 class Found(Value):
     """A build of an environment, and its record."""
 
     build: int
     record: BuildRecord
+    #: The signed record.
+    envelope: str
 
 
 def place_of(named: Named) -> str:
@@ -41,7 +41,7 @@ def current_build(connection: Connection, named: Named) -> int:
                 hint=f"`cetool env history {named.place}` lists its builds.",
             )
         return named.build
-    build = _field(connection.get(place_of(named)), _NUMBER, connection)
+    build = _field(connection.get(place_of(named)), "build", connection)
     if build is None:
         raise CetoolError(
             f"{named.place} has no completed build yet",
@@ -66,7 +66,7 @@ def find_named(connection: Connection, pinned: Pinned, named: Named, platform: s
     envelope = connection.request("GET", f"/builds/{build}/record/{platform}").read().decode("utf-8", "replace")
     record = checked(envelope, pinned, platform, None)
     known.keep(answer_key(pinned.url, platform, f"name:{named}"), str(build), envelope)
-    return Found(build, record)
+    return Found(build, record, envelope)
 
 
 def kept_named(pinned: Pinned, named: Named, platform: str, known: KnownAnswers) -> Found | None:
@@ -74,4 +74,4 @@ def kept_named(pinned: Pinned, named: Named, platform: str, known: KnownAnswers)
     build, envelope = known.find(answer_key(pinned.url, platform, f"name:{named}"))
     if not envelope or not build.isdecimal():
         return None
-    return Found(int(build), checked(envelope, pinned, platform, None))
+    return Found(int(build), checked(envelope, pinned, platform, None), envelope)

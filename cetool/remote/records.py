@@ -99,6 +99,11 @@ def opened(envelope: str | bytes, public: bytes) -> BuildRecord:
         raise _untrusted(f"the answer is malformed: {error}") from None
 
 
+def payload_of(envelope: str) -> BuildRecord:
+    """Return the record in an envelope whose signature was checked before. Raises ValueError."""
+    return decode(BuildRecord, parse_json(_bytes(parse_json(envelope)["payload"])), schema=_SCHEMA)
+
+
 def _authenticated(payload: bytes) -> bytes:
     """Return what is signed: DSSE's pre-authentication encoding."""
     kind = PAYLOAD_TYPE.encode()

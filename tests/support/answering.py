@@ -15,12 +15,12 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from support.home import Home
 
 from cetool.declare.platforms import current_platform
 from cetool.lock.records import read_installed
 from cetool.remote.records import BuildRecord, sealed
 from cetool.store.store import read_marker
+from support.home import Home
 
 #: What a server does instead of answering a request; it gets the handler.
 Trick = Callable[[BaseHTTPRequestHandler], None]
@@ -96,7 +96,11 @@ def answers(server: AnsweringServer, handler: BaseHTTPRequestHandler) -> None:
     elif path == "":
         token = handler.headers.get("Authorization")
         if token not in (None, f"Bearer {TOKEN}"):
-            send(handler, {"title": "Unauthorized", "detail": "the token is unknown", "code": "failed"}, status=401)
+            send(
+                handler,
+                {"title": "Unauthorized", "detail": "the token is unknown", "code": "not-authenticated"},
+                status=401,
+            )
             return
         key = {"id": "", "public": base64.b64encode(server.public).decode()}
         send(handler, {"server": "tests", "version": "0", "key": key, "user": "alice" if token else None})
@@ -112,7 +116,7 @@ def answers(server: AnsweringServer, handler: BaseHTTPRequestHandler) -> None:
         data = server.files[path.split("/")[3]].read_bytes()
         send(handler, data)
     else:
-        send(handler, {"title": "Not Found", "detail": "there is no such thing", "code": "failed"}, status=404)
+        send(handler, {"title": "Not Found", "detail": "there is no such thing", "code": "not-found"}, status=404)
 
 
 def _answer(server: AnsweringServer, handler: BaseHTTPRequestHandler, request: str) -> None:
@@ -126,7 +130,7 @@ def _answer(server: AnsweringServer, handler: BaseHTTPRequestHandler, request: s
     elif request in server.running:
         send(handler, {"build": server.running[request], "events": "/"}, status=202)
     else:
-        send(handler, {"title": "Not Found", "detail": "no answer", "code": "failed"}, status=404)
+        send(handler, {"title": "Not Found", "detail": "no answer", "code": "not-found"}, status=404)
 
 
 def send(handler: BaseHTTPRequestHandler, body: Any, *, status: int = 200, **headers: str) -> None:
@@ -174,7 +178,7 @@ def answering() -> Iterator[AnsweringServer]:
 
 def says_nothing(server: AnsweringServer) -> Trick:
     """Return a trick that never answers."""
-    return lambda handler: bool(server.closing.wait(60)) and None or None
+    return lambda handler: (bool(server.closing.wait(60)) and None) or None
 
 
 def drips(server: AnsweringServer, data: bytes) -> Trick:

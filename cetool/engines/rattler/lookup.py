@@ -1,15 +1,18 @@
-"""Look up packages in the metadata of channels, without solving."""
+"""Look up packages in the metadata of channels, without solving, and in the package cache, without hashing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from cetool.base.limits import NOTE, read_json
 from cetool.declare.environment import Solve
 from cetool.declare.package import Package
 from cetool.engines.protocol import EngineRequest
 from cetool.engines.rattler.client import access_to
 from cetool.engines.rattler.creation import Connection
 from cetool.engines.rattler.errors import explain
+from cetool.engines.rattler.kept import SCHEMA
 from cetool.engines.rattler.request import Plan, make_plan
 from cetool.engines.rattler.thread import Pulse, attend
 from cetool.packages.cache import METADATA, embedded_cache, in_use
@@ -41,11 +44,20 @@ def digests_in_channels(
 async def _found(
     plan: Plan, packages: Sequence[Package], connection: Connection, pulse: Pulse
 ) -> set[tuple[str, str | None]]:
-    from rattler import Channel, PackageName, Subdir
+    from rattler import Channel, Subdir
 
     subdirs = [Subdir(plan.subdir) if plan.subdir else Subdir.current(), Subdir("noarch")]
-    names = [PackageName(package.name) for package in packages]
+    names = [package.name for package in packages]
     channels = [Channel(url) for url, _ in plan.channels]
     with pulse.watched():
         found = await connection.gateway.query(channels, subdirs, names, recursive=False, channel_relations="disabled")
     return {(each.file_name, each.sha256.hex() if each.sha256 else None) for records in found for each in records}
+
+
+def is_noted(cache: Path, package: Package) -> bool:
+    """Return whether the cache seems to have a package, by its digest; the engine looks closer."""
+    try:
+        told = read_json(cache / f"{package.stem}.cetool", NOTE, exact=True)
+        return bool(package.sha256) and told["schema"] == SCHEMA and told["sha256"] == package.sha256
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
