@@ -194,7 +194,9 @@ class EngineRequest(Value):
         """Return the request of :meth:`as_dict`. Raises KeyError, TypeError or ValueError if the data are malformed."""
         values = {name: _unpacked(data[name]) for name in cls._fields}
         paths = {
-            name: Path(values[name]) for name in ("prefix", "log", "cache", "archives", "given") if values[name] is not None
+            name: Path(values[name])
+            for name in ("prefix", "log", "cache", "archives", "given")
+            if values[name] is not None
         }
         return cls(**{**values, **paths})
 
