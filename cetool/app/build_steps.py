@@ -174,6 +174,7 @@ def solve_and_fetch(request: BuildRequest, world: World, tell: Tell) -> None:
     for locked in locks:
         tell("lock", platform=locked.platform, lock=_as_json(locked, engine))
     for wish, locked in zip(request.platforms, locks, strict=True):
+        _check_solution(wish, locked)
         if wish.platform == request.realize:
             _fetch(request, wish.spec.exactly(locked.conda, locked.pypi), world, progress, tell)
 
@@ -193,6 +194,31 @@ def _locks(request: BuildRequest, world: World, progress: Telling) -> list[Platf
     solved = solve_locks(asked, progress, Hold(OWN, own_process=True)) if asked else []
     known |= {locked.platform: locked for locked in solved}
     return [known[wish.platform] for wish in request.platforms]
+
+
+def _check_solution(wish: Wish, locked: PlatformLock) -> None:
+    """Raise EngineError unless the solve has exactly the packages that a client's solution has."""
+    if wish.before is None:
+        return
+    theirs = {*map(_identity, wish.before.conda), *map(_identity, wish.before.pypi)}
+    ours = {*map(_identity, locked.conda), *map(_identity, locked.pypi)}
+    differing = sorted({name for name, *_ in theirs ^ ours})
+    if differing:
+        raise EngineError(
+            f"the uploaded solution differs from this server's in {', '.join(differing[:5])}"
+            + (f" and {len(differing) - 5} more packages" if len(differing) > 5 else ""),
+            code="solution-refused",
+            about=differing[0],
+            hint="The channels have changed meanwhile, or the client uses others. Ask the server to build.",
+        )
+
+
+def _identity(package: Package | PypiPackage) -> tuple[str, ...]:
+    """Return what two packages have in common if they are the same, from whatever URL."""
+    if isinstance(package, PypiPackage):
+        return package.name, package.version, package.sha256 or package.url
+    digest = package.digest
+    return package.name, package.version, package.build, package.subdir, package.url if digest is None else digest[1]
 
 
 def _as_json(locked: PlatformLock, engine: str) -> dict[str, Any]:

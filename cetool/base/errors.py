@@ -150,6 +150,7 @@ CODES = {
     "conflict": "The request contradicts the present state of the server or of a data directory.",
     "precondition-failed": "The object has changed since the client read it.",
     "range-invalid": "The range of a download is outside of the file.",
+    "solution-refused": "A solution that a client uploaded has other packages than the server's solve.",
     "too-large": "The body of a request is too large.",
     "host-refused": "The request is for another host than the server's.",
     "address-unusable": "The server cannot listen on the address, for example because it is in use.",

@@ -39,7 +39,7 @@ PUBLIC = {
     "POST /api/v1/token/": 200,
 }
 #: As conda-store answers: what is lacking in a request, or a build that does not exist, comes before rights.
-CONDA_STORE = {401, 403, 404, 422}
+CONDA_STORE = {400, 401, 403, 404, 422}
 
 
 def routes(router: Any) -> Iterator[tuple[str, str]]:

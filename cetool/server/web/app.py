@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -34,6 +35,9 @@ _PARTS = (
 )
 #: Paths whose routes end in a slash, and to which a request without it is redirected, as conda-store does.
 _SLASHED = "/api/v"
+
+#: Characters of a value that errors repeat.
+_LONGEST_INPUT = 200
 
 
 def create_app(server: Server) -> ASGIApp:
@@ -110,11 +114,21 @@ def _handle(app: FastAPI, on_error: OnError) -> None:
 
 
 def _invalid(error: RequestValidationError) -> CetoolError:
-    problems = [{name: value for name, value in each.items() if name != "url"} for each in error.errors()]
+    problems = [_plain(each) for each in error.errors()]
     first = problems[0] if problems else {"loc": (), "msg": "it is malformed"}
     place = ".".join(str(part) for part in first["loc"] if part != "body")
     what = f"{place!r}" if place else "the body"
     return RequestError(f"{what} is invalid: {str(first['msg'])[:1].lower()}{str(first['msg'])[1:]}", problems)
+
+
+def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what pydantic says about a field in JSON's types, without what was sent if that is long."""
+    plain = {name: value for name, value in found.items() if name in ("loc", "msg", "type", "input", "ctx")}
+    if "ctx" in plain:
+        plain["ctx"] = {name: str(value) for name, value in plain["ctx"].items()}
+    if len(str(plain.get("input"))) > _LONGEST_INPUT:
+        del plain["input"]
+    return plain
 
 
 def _lost(request: Request, error: HTTPException) -> CetoolError:
