@@ -63,7 +63,7 @@ def write_big_channel(root: Path, *, scale: float = 0.1, seed: int = 1) -> Path:
     names = _names(draw, max(len(CORE), int(NAMES * scale)))
     for subdir in (*SUBDIRS, "noarch"):
         records = _records(names, subdir, seed)
-        _write(place / subdir, subdir, records)
+        write_subdir(place / subdir, subdir, records)
     (place / "complete").write_text(str(len(names)))
     return place
 
@@ -213,8 +213,8 @@ def _record(
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def _write(place: Path, subdir: str, records: Iterator[tuple[str, dict[str, Any]]]) -> None:
-    """Write a subdir's repodata, whole and sharded."""
+def write_subdir(place: Path, subdir: str, records: Iterator[tuple[str, dict[str, Any]]]) -> None:
+    """Write a subdir's repodata, whole and sharded; shards that are there already stay."""
     shards = place / "shards"
     shards.mkdir(parents=True, exist_ok=True)
     by_name: dict[str, dict[str, dict[str, Any]]] = {}
@@ -234,6 +234,13 @@ def _write(place: Path, subdir: str, records: Iterator[tuple[str, dict[str, Any]
     head = {"subdir": subdir, "base_url": "./", "shards_base_url": "./shards/"}
     packed = msgpack.packb({"info": head, "shards": index})
     (place / "repodata_shards.msgpack.zst").write_bytes(_COMPRESS.compress(packed))
+
+
+def read_subdir(place: Path) -> dict[str, dict[str, Any]]:
+    """Return the records of a subdir by file name."""
+    data = zstandard.ZstdDecompressor().stream_reader((place / "repodata.json.zst").read_bytes()).read()
+    packages: dict[str, dict[str, Any]] = json.loads(data)["packages.conda"]
+    return packages
 
 
 def _with_bytes(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Serve a channel over HTTP on loopback: ``python -m benchmarks.big_server DIRECTORY PORT``, until its input ends.
 
 The first part of a path says how: ``fresh`` (answers may be kept for an hour), ``stale`` (must be checked each time),
-``plain`` (as fresh, without shards), ``slow`` (as fresh, each answer 25 ms late). It knows ETags and ranges, and
+``slow`` (as fresh, each answer 25 ms late); ``plain`` and ``stale-plain`` have no shards. It knows ETags and ranges;
 ``/-/count`` returns the number of requests and the bytes sent since the last time it was asked.
 """
 
@@ -51,13 +51,13 @@ class Server:
         await _answer(send, status, body if scope["method"] != "HEAD" else b"", more)
 
     def _found(self, how: str, path: Path, asked: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
-        if ".." in path.parts or (how == "plain" and "shard" in str(path)):
+        if ".." in path.parts or ("plain" in how and "shard" in str(path)):
             return 404, b"", {}
         try:
             data, status = path.read_bytes(), path.stat()
         except OSError:
             return 404, b"", {}
-        age = "max-age=0, must-revalidate" if how == "stale" else "max-age=3600"
+        age = "max-age=0, must-revalidate" if how.startswith("stale") else "max-age=3600"
         tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
         headers = {"ETag": tag, "Cache-Control": age, "Accept-Ranges": "bytes"}
         headers["Content-Type"] = mimetypes.guess_type(path.name)[0] or "application/octet-stream"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from cetool.base.durations import rfc3339
+from cetool.base.durations import is_span, rfc3339
 from cetool.base.errors import EngineError
 from cetool.base.text import pattern
 from cetool.base.urls import scrub
@@ -19,6 +19,7 @@ from cetool.engines.rattler.kept import record_in
 from cetool.engines.rattler.packages import CheckedPackages
 from cetool.engines.rattler.prefix import not_below, python_in, records_of, standing_in, with_those_below
 from cetool.engines.rattler.request import Plan, virtual_packages
+from cetool.engines.rattler.solutions import Solutions
 from cetool.engines.rattler.sources import DirectPackages, PinnedPackages, Selection, spec_of
 from cetool.engines.rattler.thread import Pulse, Reporter
 from cetool.lock.records import package_of
@@ -26,12 +27,14 @@ from cetool.packages.cache import METADATA, PACKAGES, DamagedPackages, ReplacedP
 from cetool.packages.integrity import is_damaged
 
 if TYPE_CHECKING:
-    from rattler import Channel, Client, Gateway, MatchSpec, RepoDataRecord, Subdir
+    from rattler import Channel, Client, Gateway, GenericVirtualPackage, MatchSpec, RepoDataRecord, Subdir
     from rattler.repo_data.source import RepoDataSource
     from rattler.solver.solver import SolveStrategy
 
     from cetool.engines.rattler.sources import Sources
 
+#: No package has this name.
+_NO_NAME = "cetool-no-such-package"
 _STEM = pattern(r"\.(?:conda|tar\.bz2)\Z")
 
 
@@ -131,6 +134,15 @@ class Creation:
         # with one channel, all priorities give the same packages; "strict" takes a third less time for 40 names, since
         # records are not compared by their channel
         priority = solving.channel_priority or plan.condarc.channel_priority if len(sources) > 1 else "strict"
+        virtual = virtual_packages(self.request.spec.virtual_packages, self.environ, self.request.platform)
+        solutions = self._solutions(subdirs, priority, virtual)
+        if solutions is not None:
+            with self.pulse.watched():  # checks the indexes; the solver would do the same
+                await gateway.query(sources, subdirs, [_NO_NAME], recursive=False, channel_relations="disabled")
+            found = solutions.find()
+            if found is not None:
+                self.progress.note("The channels have not changed since the same request was solved")
+                return found
         try:
             with self.pulse.watched():
                 records = await solve(
@@ -142,9 +154,7 @@ class Creation:
                     gateway,
                     platforms=subdirs,
                     pinned_packages=[*python_in(self.below), *(pinned.given() if pinned else ())],
-                    virtual_packages=virtual_packages(
-                        self.request.spec.virtual_packages, self.environ, self.request.platform
-                    ),
+                    virtual_packages=virtual,
                     channel_priority=ChannelPriority[priority.capitalize()],
                     constraints=[*plan.pins, *map(MatchSpec, solving.constraints)],
                     strategy=cast("SolveStrategy", solving.strategy or "highest"),
@@ -166,7 +176,28 @@ class Creation:
             # a conditional spec (`when=`) has no effect if its condition is false
             if spec.condition is None and not _is_virtual(spec) and not any(map(self._fit(spec), records)):
                 raise EngineError(f"the solution of the embedded engine has no package for {shown!r}")
+        if solutions is not None:
+            solutions.remember(records)
         return pinned.restored(records) if pinned else records
+
+    def _solutions(
+        self, subdirs: list[Subdir], priority: str, virtual: list[GenericVirtualPackage]
+    ) -> Solutions | None:
+        """Return the remembered solutions of this request; None if it depends on more than the channels."""
+        plan, request = self.plan, self.request
+        if plan.direct or plan.selected or request.pinned or request.preferred or request.below is not None:
+            return None
+        if request.spec.exclude_newer is not None and is_span(request.spec.exclude_newer):
+            return None
+        asked = (
+            [str(spec) for spec, _ in plan.specs],
+            [str(pin) for pin in plan.pins],
+            (request.spec.solving, request.spec.exclude_newer, priority),
+            [(each.name.normalized, str(each.version), str(each.build_string)) for each in virtual],
+            [url for url, _ in plan.channels],
+        )
+        places = [f"{url}/{subdir}/" for url, _ in plan.channels for subdir in subdirs]
+        return Solutions(self.caches / METADATA, asked, places)
 
     def _fit(self, spec: MatchSpec) -> Callable[[RepoDataRecord], bool]:
         """Return a function that checks whether a record matches a spec, including fields that rattler ignores."""

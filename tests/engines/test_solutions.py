@@ -1,0 +1,187 @@
+"""Remembered solutions: the same as a fresh solve, whatever changes in the channel between two solves."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.requests import HOLD, request_for
+
+from cetool.declare.package import Package
+from cetool.engines.protocol import SilentProgress
+from cetool.engines.rattler.engine import RattlerEngine
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.big_channel import chosen, read_subdir, write_big_channel, write_subdir
+from benchmarks.scale import serving
+
+Records = dict[str, dict[str, Any]]
+_NAMES = chosen(6, scale=0.01)
+_SAME = "The channels have not changed since the same request was solved"
+
+
+class Noted(SilentProgress):
+    """Progress that keeps the sentences for users who ask for details."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+class Channel:
+    """A channel in a directory, and the ways to reach it."""
+
+    def __init__(self, path: Path, address: str) -> None:
+        self.path = path
+        self.urls = {
+            "shards": f"{address}/stale",
+            "no shards": f"{address}/stale-plain",
+            "directory": path.as_uri(),
+        }
+
+    def change(self, subdir: str, change: Callable[[Records], None]) -> None:
+        """Write a subdir's repodata with changed records."""
+        records = read_subdir(self.path / subdir)
+        change(records)
+        write_subdir(self.path / subdir, subdir, iter(records.items()))
+        write_plainly(self.path / subdir)
+
+
+def write_plainly(subdir: Path) -> None:
+    """Write the ``repodata.json`` without which rattler does not read a local channel."""
+    document = {"info": {"subdir": subdir.name}, "packages": {}, "packages.conda": read_subdir(subdir)}
+    (subdir / "repodata.json").write_text(json.dumps(document))
+
+
+def local_channel(root: Path, seed: int = 1) -> Path:
+    """Write a channel that can be used from the directory, too."""
+    path = write_big_channel(root, scale=0.01, seed=seed)
+    for subdir in ("linux-64", "noarch"):
+        write_plainly(path / subdir)
+    return path
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> Iterator[Channel]:
+    path = local_channel(tmp_path / "channels")
+    with serving(path) as address:
+        yield Channel(path, address)
+
+
+def solve(channels: tuple[str, ...], cache: Path, *specs: str, **more: Any) -> tuple[list[Package], bool]:
+    """Return the solution, and whether it was remembered."""
+    environ = {"HOME": str(cache), "PATH": os.defpath}
+    noted = Noted()
+    request = request_for(
+        prefix=cache / "prefix", packages=specs, channels=channels, log=cache / "log", environ=environ, **more
+    )
+    cache.mkdir(exist_ok=True)
+    found = RattlerEngine(environ, cache / "pkgs").solve(request, noted, HOLD)
+    return found, _SAME in noted.notes
+
+
+@pytest.mark.parametrize("way", ["shards", "no shards", "directory"])
+def test_the_same_request_of_an_unchanged_channel_is_not_solved_again(big: Channel, tmp_path: Path, way: str) -> None:
+    channels = (big.urls[way],)
+    first, remembered = solve(channels, tmp_path / "cache", *_NAMES)
+    assert not remembered and len(first) > len(_NAMES)
+    assert solve(channels, tmp_path / "cache", *_NAMES) == (first, True)
+    # another request, other virtual packages, another priority, another date: each is solved for itself
+    assert not solve(channels, tmp_path / "cache", *_NAMES[:5])[1]
+    assert not solve(channels, tmp_path / "cache", *_NAMES, virtual_packages=(("__cuda", "12.4"),))[1]
+    assert not solve(channels, tmp_path / "cache", *_NAMES, exclude_newer="2026-06-01T00:00:00Z")[1]
+    assert solve(channels, tmp_path / "cache", *_NAMES) == (first, True)
+
+
+@pytest.mark.parametrize("way", ["shards", "no shards", "directory"])
+def test_a_change_of_any_field_is_seen(big: Channel, tmp_path: Path, way: str) -> None:
+    """After each change, the solution equals that of a new cache."""
+    channels = (big.urls[way],)
+    before, _ = solve(channels, tmp_path / "cache", *_NAMES)
+    draw = random.Random(way)
+    fields = list(_CHANGES) if way == "shards" else ["version", "depends", "sha256"]
+    for number, field in enumerate(fields):
+        change = _CHANGES[field]
+        package = draw.choice([each for each in before if each.name not in ("python", "numpy")])
+
+        def changed(records: Records, package: Package = package, change: Any = change) -> None:
+            change(records, package.file_name)
+
+        original = read_subdir(big.path / package.subdir)
+        big.change(package.subdir, changed)
+        again, remembered = solve(channels, tmp_path / "cache", *_NAMES)
+        assert not remembered, field
+        fresh, _ = solve(channels, tmp_path / f"fresh-{number}", *_NAMES)
+        assert again == fresh, field
+        write_subdir(big.path / package.subdir, package.subdir, iter(original.items()))
+        write_plainly(big.path / package.subdir)
+
+
+def _set(field: str, value: Any) -> Callable[[Records, str], None]:
+    def change(records: Records, file: str) -> None:
+        records[file][field] = value
+
+    return change
+
+
+def _newer(records: Records, file: str) -> None:
+    """Add a newer version of a package."""
+    record = copy.deepcopy(records[file])
+    record |= {"version": "999.0", "sha256": "12" * 32, "md5": "34" * 16}
+    records[f"{record['name']}-999.0-{record['build']}.conda"] = record
+
+
+def _removed(records: Records, file: str) -> None:
+    name = records[file]["name"]
+    if sum(record["name"] == name for record in records.values()) > 1:
+        del records[file]
+    else:
+        records[file]["license"] = "changed"
+
+
+_CHANGES: dict[str, Callable[[Records, str], None]] = {
+    "version": _newer,
+    "removal": _removed,
+    "depends": _set("depends", ["zlib"]),
+    "constrains": _set("constrains", ["no-such-package >=1"]),
+    "sha256": _set("sha256", "ab" * 32),
+    "md5": _set("md5", "cd" * 16),
+    "size": _set("size", 7),
+    "timestamp": _set("timestamp", 1_400_000_000_000),
+    "license": _set("license", "GPL-3.0-only"),
+    "track_features": _set("track_features", "slow"),
+}
+
+
+def test_three_channels_are_one_state(big: Channel, tmp_path: Path) -> None:
+    """A change of the last of three channels is seen, too."""
+    other, third = local_channel(tmp_path / "other", seed=2), local_channel(tmp_path / "third", seed=3)
+    channels = (big.urls["shards"], other.as_uri(), third.as_uri())
+    first, _ = solve(channels, tmp_path / "cache", *_NAMES)
+    assert solve(channels, tmp_path / "cache", *_NAMES) == (first, True)
+    records = read_subdir(third / "noarch")
+    records.popitem()
+    write_subdir(third / "noarch", "noarch", iter(records.items()))
+    write_plainly(third / "noarch")
+    again, remembered = solve(channels, tmp_path / "cache", *_NAMES)
+    assert not remembered and again == solve(channels, tmp_path / "fresh", *_NAMES)[0]
+
+
+def test_a_damaged_solution_is_solved_again(big: Channel, tmp_path: Path) -> None:
+    channels = (big.urls["shards"],)
+    first, _ = solve(channels, tmp_path / "cache", *_NAMES)
+    for damage in (b"", b"{}", b"[1]", b'{"state": 1}'):
+        for path in (tmp_path / "cache").rglob("solutions/*/*.json"):
+            path.write_bytes(damage)
+        assert solve(channels, tmp_path / "cache", *_NAMES) == (first, False)
+        assert solve(channels, tmp_path / "cache", *_NAMES) == (first, True)
