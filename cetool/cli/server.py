@@ -177,7 +177,8 @@ def restore(file: _File, *, given: BackupOptions) -> None:
     from cetool.server.data.backing import restore as restored
 
     done = restored(file, config.data)
-    voice.say(f"Restored the backup of {done.created} into {config.data}")
+    again = f"; the server will create {counted(done.queued, 'environment')} again" if done.queued else ""
+    voice.say(f"Restored the backup of {done.created} into {config.data}{again}")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from support.builds import posted, result
 
 from cetool.base.errors import CetoolError
 from cetool.server.config import ServerConfig
-from cetool.server.data import builds, environments, leases, locks
+from cetool.server.data import answers, builds, environments, leases, locks
 from cetool.server.data.backing import back_up, restore
 from cetool.server.data.database import Database
 from cetool.server.data.schema import REVISION
@@ -179,9 +179,17 @@ def test_a_backup_is_restored_in_a_new_directory(tmp_path: Path) -> None:
     assert restored.files == ("server.sqlite3", "server.yaml", "signing-key.pem") == done.files
     assert (tmp_path / "new" / "signing-key.pem").read_text() == "the key"
     assert (tmp_path / "new" / "signing-key.pem").stat().st_mode & 0o077 == 0
+    assert restored.queued == 1
     database = Database.open(ServerConfig(tmp_path / "new").database)
-    with database.read() as tx:
+    with database.write() as tx:
         assert environments.get(tx, "team", "one").build_id == number
+        # the prefix is made again, from the same packages
+        claim = leases.claim(tx, "worker", 60)
+        assert claim is not None and claim.origin == "rebuild"
+        known = answers.known_locks(tx, claim.platforms)
+        assert [each.name for each in known["linux-64"].conda] == ["python", "zlib"]
+        leases.complete(tx, claim, result(claim, "python", "zlib"))
+        assert environments.get(tx, "team", "one").build_id == claim.build_id
     database.close()
     assert not list(tmp_path.glob(".*"))
 

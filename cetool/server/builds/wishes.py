@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from cetool.app.build_steps import Packages
 from cetool.base.codec import encode
 from cetool.declare.platforms import current_platform
+from cetool.server.data import answers
 from cetool.server.data.leases import Claim
 from cetool.server.data.schema import build, specification
 from cetool.server.locked import locks_in
@@ -54,12 +55,16 @@ def wishes_of(claim: Claim, server: Server) -> dict[str, Any]:
 
 
 def _packages(claim: Claim, server: Server) -> dict[str, Packages]:
-    """Return the packages of a lock that was submitted or uploaded, by platform."""
+    """Return the packages of a lock that was submitted or uploaded, by platform; else those of known answers.
+
+    A request with an answer is built to get a prefix, or the answer for another platform.
+    """
     with server.database.read() as tx:
         chosen = sa.select(specification.c.kind, specification.c.text)
         source = specification.join(build, build.c.specification_id == specification.c.id)
         row = tx.execute(chosen.select_from(source).where(build.c.id == claim.build_id)).one()
+        known = {} if claim.refresh or row.kind == "lock" else answers.known_locks(tx, claim.platforms)
     if row.kind != "lock":
-        return {}
+        return {platform: Packages(each.conda, each.pypi) for platform, each in known.items()}
     wanted = [each.platform for each in claim.platforms]
     return {each.platform: Packages(each.conda, each.pypi) for each in locks_in(row.text, wanted)}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from cetool.lock.model import PlatformLock
+from cetool.server.data import locks
+from cetool.server.data.builds import BuildPlatform
 from cetool.server.data.database import now, unindexed
 from cetool.server.data.schema import UNFINISHED, answer, build, build_platform, namespace
 
@@ -70,6 +74,25 @@ def builds(tx: sa.Connection, platform: str, request: str) -> list[Behind]:
 def unfinished(tx: sa.Connection, platform: str, request: str) -> list[Behind]:
     """Return the builds that wait or run and have this request, the oldest first."""
     return _behind(tx, _with(platform, request, _STATUS.in_(UNFINISHED)))
+
+
+def known_locks(tx: sa.Connection, platforms: Iterable[BuildPlatform]) -> dict[str, PlatformLock]:
+    """Return the packages with which some of these requests were answered, by platform."""
+    found = {}
+    for each in platforms:
+        chosen = (
+            sa.select(build_platform.c.lock)
+            .join(
+                answer,
+                sa.and_(answer.c.build_id == build_platform.c.build_id, answer.c.platform == build_platform.c.platform),
+            )
+            .where(answer.c.platform == each.platform, answer.c.request == each.request)
+        )
+        digest = tx.scalar(chosen)
+        lock = None if digest is None else locks.get(tx, digest, each.platform)
+        if lock is not None:
+            found[each.platform] = lock
+    return found
 
 
 def put(tx: sa.Connection, platform: str, request: str, number: int, record: str) -> None:

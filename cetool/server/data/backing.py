@@ -1,7 +1,7 @@
 """Back up a server into one file, and restore it into a new data directory.
 
 The file is a tar archive with the database, the private key, the configuration and a table of contents with digests.
-Environments and packages are not in it: the database has their locks, from which they are made again.
+Environments and packages are not in it: the database has their locks, from which the server makes them again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import sqlalchemy as sa
+
 import cetool
 from cetool.base.codec import canonical_json, decode, encode
 from cetool.base.errors import CetoolError
@@ -28,9 +30,11 @@ from cetool.base.limits import parse_json
 from cetool.base.ownership import make_private_dirs
 from cetool.base.values import Value
 from cetool.server.config import ServerConfig
-from cetool.server.data.database import failures
+from cetool.server.data.asking import ask
+from cetool.server.data.builds import NewBuild, platforms_of
+from cetool.server.data.database import Database, failures
 from cetool.server.data.directory import LOCK_FILE, held
-from cetool.server.data.schema import REVISION
+from cetool.server.data.schema import REVISION, build, build_platform, environment, realization
 from cetool.server.data.upgrading import check_database, copy_database, pending, upgrade
 
 _SCHEMA = "cetool.server-backup/1"
@@ -60,6 +64,8 @@ class Backup:
     created: str
     #: The names of the files in it.
     files: tuple[str, ...]
+    #: After a restoration: the builds in the queue that make the current environments again.
+    queued: int = 0
 
 
 def back_up(config: ServerConfig, file: Path, *, configuration: Path | None = None) -> Backup:
@@ -95,7 +101,8 @@ def back_up(config: ServerConfig, file: Path, *, configuration: Path | None = No
 def restore(file: Path, data: Path) -> Backup:
     """Restore a backup into a data directory that does not exist or is empty, and upgrade it if it is older.
 
-    The configuration becomes ``server.yaml`` in the directory. The database appears last, whole. Raises
+    The configuration becomes ``server.yaml`` in the directory. Builds are queued that make the current environments
+    again, with the same packages. The database appears last, whole. Raises
     CetoolError: ``conflict`` if it is not empty, ``not-found``, ``backup-malformed`` if the file is not a backup or is
     damaged, ``database-newer``.
     """
@@ -114,6 +121,7 @@ def restore(file: Path, data: Path) -> Backup:
             _checked(scratch / _DATABASE)
             if contents.revision != REVISION:
                 upgrade(scratch / _DATABASE)
+            queued = _queue_environments(scratch / _DATABASE)
             # the database last: with it, the directory is a server's
             for each in sorted(scratch.iterdir(), key=lambda path: path.name == _DATABASE):
                 os.rename(each, data / each.name)
@@ -121,7 +129,40 @@ def restore(file: Path, data: Path) -> Backup:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     names = tuple(name for name, _ in contents.files)
-    return Backup(file, file.stat().st_size, contents.created, names)
+    return Backup(file, file.stat().st_size, contents.created, names, queued)
+
+
+def _queue_environments(path: Path) -> int:
+    """Forget all prefixes, and queue a build for each environment that had one; return how many."""
+    database = Database.open(path)
+    try:
+        with database.write() as tx:
+            had = sa.select(build_platform.c.platform).where(
+                build_platform.c.build_id == build.c.id, build_platform.c.realization.is_not(None)
+            )
+            current = sa.select(build, had.limit(1).scalar_subquery().label("here"))
+            rows = tx.execute(current.join(environment, environment.c.build_id == build.c.id)).mappings().all()
+            tx.execute(realization.delete())
+            queued = [_again(tx, row) for row in rows if row["here"] is not None]
+            return len(set(queued))
+    finally:
+        database.close()
+
+
+def _again(tx: sa.Connection, row: sa.RowMapping) -> int:
+    """Ask for a build once more, so that its prefix is made; return the number of the new one."""
+    new = NewBuild(
+        namespace_id=row["namespace_id"],
+        environment_id=row["environment_id"],
+        name=row["name"],
+        specification_id=row["specification_id"],
+        platforms=platforms_of(tx, row["id"]),
+        by=row["by"],
+        origin="rebuild",
+        profile=row["profile"],
+        realize=row["here"],
+    )
+    return ask(tx, new).build_id
 
 
 def _pack(target: Path, contents: _Contents, files: dict[str, Path]) -> None:
