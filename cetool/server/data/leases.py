@@ -78,22 +78,24 @@ def claim(tx: sa.Connection, owner: str, seconds: float) -> Claim | None:
     with a request that is being built waits, since it completes together with that one.
     """
     at = now(tx)
-    rows = tx.execute(
-        sa.select(
-            *(build.c.id, build.c.namespace_id, build.c.status, build.c.not_before, build.c.lease_until, build.c.owner)
-        )
-        .where(build.c.status.in_(UNFINISHED))
-        .order_by(build.c.id)
-    ).all()
-    held = [row for row in rows if row.status == "BUILDING" and not _is_over(row, at, owner)]
-    names = {row.id for row in held}
-    ready = [row for row in rows if row.id not in names and (row.status == "BUILDING" or _is_due(row.not_before, at))]
+    columns = ("id", "namespace_id", "request", "status", "not_before", "lease_until", "owner")
+    chosen = sa.select(*(build.c[name] for name in columns)).where(build.c.status.in_(UNFINISHED)).order_by(build.c.id)
+    rows = tx.execute(chosen).all()
+    lost = {row.id for row in rows if row.status == "BUILDING" and _is_over(row, at, owner)}
+    for number in lost:
+        _put_back(tx, number, "its builder was lost")
+    held = [row for row in rows if row.status == "BUILDING" and row.id not in lost]
+    ready = [row for row in rows if row.id in lost or (row.status == "QUEUED" and _is_due(row.not_before, at))]
     if not ready:
         return None
     busy = _requests(tx, [row.id for row in held])
-    for number in _in_turn(tx, ready, held):
-        if busy.isdisjoint(_requests(tx, [number])):
-            return _taken(tx, number, owner, seconds)
+    waiting = {row.request for row in held}  # of equal requests only one is looked at
+    for row in _in_turn(tx, ready, held):
+        if row.request in waiting:
+            continue
+        if busy.isdisjoint(_requests(tx, [row.id])):
+            return _taken(tx, row.id, owner, seconds)
+        waiting.add(row.request)
     return None
 
 
@@ -130,22 +132,35 @@ def release_owned_by_others(tx: sa.Connection, owner: str) -> int:
     For the start of the only server on a data directory: every other holder is dead.
     """
     others = ~sa.or_(build.c.owner == owner, build.c.owner.startswith(f"{owner}/", autoescape=True))
-    which = sa.and_(build.c.status == "BUILDING", others)
-    values = {**_idle("QUEUED", "the server was restarted"), "fence": build.c.fence + 1, "not_before": 0.0}
-    return tx.execute(build.update().where(which).values(values)).rowcount
+    numbers = tx.scalars(sa.select(build.c.id).where(build.c.status == "BUILDING", others)).all()
+    for number in numbers:
+        _put_back(tx, number, "the server was restarted")
+    return len(numbers)
+
+
+def _put_back(tx: sa.Connection, number: int, reason: str) -> None:
+    """Put a build whose holder is lost back into the queue; should the holder return, it has lost its lease."""
+    values = {**_idle("QUEUED", reason), "fence": build.c.fence + 1, "not_before": 0.0}
+    tx.execute(build.update().where(build.c.id == number).values(values))
+    events.add_for_build(tx, "build.retried", number, {"reason": reason})
 
 
 def _is_over(row: Any, at: float, owner: str) -> bool:
     """Return whether a lease has ended, or ends so late that the clock must have been set back."""
-    return bool(row.lease_until < at or (row.lease_until > at + _LONGEST and row.owner != owner))
+    return bool(row.lease_until < at or (row.lease_until > at + _LONGEST and _process(row.owner) != _process(owner)))
+
+
+def _process(owner: str) -> str:
+    """Return the process of a worker, ``OWNER`` of ``OWNER/1``: it renews the leases of all its workers."""
+    return owner.partition("/")[0]
 
 
 def _is_due(not_before: float, at: float) -> bool:
     return not at < not_before < at + _LONGEST
 
 
-def _in_turn(tx: sa.Connection, ready: Sequence[Any], held: Sequence[Any]) -> Iterator[int]:
-    """Yield the numbers of the builds that could start, in the order of fairness."""
+def _in_turn(tx: sa.Connection, ready: Sequence[Any], held: Sequence[Any]) -> Iterator[Any]:
+    """Yield the rows of the builds that could start, in the order of fairness."""
     spaces = list(dict.fromkeys(row.namespace_id for row in ready))
     running = {space: sum(row.namespace_id == space for row in held) for space in spaces}
     last = {}
@@ -153,7 +168,7 @@ def _in_turn(tx: sa.Connection, ready: Sequence[Any], held: Sequence[Any]) -> It
         of = build.c.namespace_id.is_(None) if space is None else build.c.namespace_id == space
         last[space] = tx.scalar(sa.select(sa.func.max(build.c.started)).where(of)) or 0.0
     for space in sorted(spaces, key=lambda each: (running[each], last[each])):
-        yield from (row.id for row in ready if row.namespace_id == space)
+        yield from (row for row in ready if row.namespace_id == space)
 
 
 def _requests(tx: sa.Connection, numbers: Sequence[int]) -> set[tuple[str, str]]:
