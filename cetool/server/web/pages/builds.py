@@ -105,7 +105,7 @@ def show_build(
 @router.post(_ONE + "/cancel")
 def cancel(request: Request, who: Viewer, server: Here, build: BuildNumber) -> Response:
     """Cancel a build."""
-    security.note(request, "cancel", f"build {build}")
+    security.note(request, "build.cancel", f"build {build}")
     found = changing.cancel_build(server, who, build)
     return seen(request, f"/builds/{build}", "canceled" if found.status == "CANCELED" else None)
 
@@ -137,7 +137,7 @@ def ask_to_delete(request: Request, who: Viewer, server: Here, build: BuildNumbe
 def delete(request: Request, who: Viewer, server: Here, build: BuildNumber) -> Response:
     """Delete a build."""
     freed = changing.delete_build(server, who, build, force=True)
-    security.note(request, "delete", f"build {build}", freed=freed.bytes)
+    security.note(request, "build.delete", f"build {build}", freed=freed.bytes)
     return seen(request, f"/builds/{build}", "build-deleted", freed.bytes)
 
 

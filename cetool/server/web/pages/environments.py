@@ -130,7 +130,7 @@ def describe(request: Request, who: Viewer, server: Here, namespace: str, name: 
     """Change the description."""
     text = form.text("description").strip()[:10_000]
     changing.describe(server, who, (namespace, name), text, version=form.number("version"))
-    security.note(request, "describe", f"{namespace}/{name}")
+    security.note(request, "environment.describe", f"{namespace}/{name}")
     return seen(request, place_of_environment(namespace, name), "described")
 
 
@@ -146,7 +146,7 @@ def rename(request: Request, who: Viewer, server: Here, namespace: str, name: st
         with server.database.read() as tx:
             found = environment_for(tx, who, namespace, name)
         return _settings_page(request, who, found, error, name=new)
-    security.note(request, "rename", f"{namespace}/{name}", to=new)
+    security.note(request, "environment.rename", f"{namespace}/{name}", to=new)
     return seen(request, place_of_environment(namespace, new), "renamed")
 
 
@@ -155,7 +155,7 @@ def use(request: Request, who: Viewer, server: Here, namespace: str, name: str, 
     """Let the environment point to another of its builds."""
     number = form.number("build") or 0
     changing.use(server, who, (namespace, name), number, version=form.number("version"))
-    security.note(request, "use", f"{namespace}/{name}", build=number)
+    security.note(request, "environment.use", f"{namespace}/{name}", build=number)
     return seen(request, place_of_environment(namespace, name), "used", number)
 
 
@@ -163,7 +163,7 @@ def use(request: Request, who: Viewer, server: Here, namespace: str, name: str, 
 def roll_back(request: Request, who: Viewer, server: Here, namespace: str, name: str, form: Posted) -> Response:
     """Let the environment point to the build before."""
     found = changing.roll_back(server, who, (namespace, name), version=form.number("version"))
-    security.note(request, "rollback", f"{namespace}/{name}", build=found.build_id)
+    security.note(request, "environment.rollback", f"{namespace}/{name}", build=found.build_id)
     return seen(request, place_of_environment(namespace, name), "rolled-back", found.build_id)
 
 
@@ -192,7 +192,7 @@ def ask_to_delete(request: Request, who: Viewer, server: Here, namespace: str, n
 def delete(request: Request, who: Viewer, server: Here, namespace: str, name: str) -> Response:
     """Delete an environment."""
     freed = changing.delete(server, who, (namespace, name))
-    security.note(request, "delete", f"{namespace}/{name}", freed=freed.bytes)
+    security.note(request, "environment.delete", f"{namespace}/{name}", freed=freed.bytes)
     return seen(request, "/environments", "deleted", freed.bytes)
 
 

@@ -156,8 +156,9 @@ def ask_to_remove_grant(request: Request, who: Viewer, server: Here, number: int
     """Ask before a grant is removed."""
     with server.database.read() as tx:
         found = accounts.get_grant(tx, number)
-        _ = granting.visible_grants(tx, who, _space(who, found))
     given = _given(who, found)
+    if not given.removable:
+        raise access.refused(who, f"namespace-role-mapping::delete on {found.pattern}")
     return page(
         request,
         "confirm",

@@ -100,7 +100,7 @@ def edit(request: Request, who: Viewer, server: Here, namespace: str, name: str,
 @router.post("/builds/{build}/rebuild")
 def rebuild(request: Request, who: Viewer, server: Here, build: int) -> Response:
     """Solve and build the request of a build again."""
-    security.note(request, "rebuild", f"build {build}")
+    security.note(request, "build.rebuild", f"build {build}")
     with server.database.read() as tx:
         build_for(tx, who, build, "environment::update")
     return seen(request, f"/builds/{submitting.rebuild(server, build, who)}")
@@ -146,7 +146,7 @@ def _take(request: Request, who: Principal, server: Server, draft: Draft, form: 
         if error.code == "not-authenticated":
             raise
         return _form_page(request, who, draft, error=error)
-    security.note(request, "request", f"{draft.namespace}/{draft.name}", build=done.build_id)
+    security.note(request, "environment.create", f"{draft.namespace}/{draft.name}", build=done.build_id)
     return seen(request, f"/builds/{done.build_id}", None if done.created else "exists")
 
 
