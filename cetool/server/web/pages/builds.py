@@ -32,7 +32,7 @@ _ONE = "/builds/{build}"
 #: Bytes of the end of a log that a page shows; the rest is a link away.
 _LOG = 200_000
 _OTHERS = 30
-_STEPS = (("Queued", ()), ("Solve", ("solv", "resolv")), ("Download", ("download", "extract")),
+_STEPS = (("Queued", ("queued",)), ("Solve", ("solv", "resolv")), ("Download", ("download", "extract")),
           ("Link", ("link", "install")), ("Complete", ()))  # fmt: skip
 KINDS = {
     "environment-yaml": "environment.yml",

@@ -56,7 +56,13 @@ function followBuild(state) {
     waiting += data.text;
   });
   on("status", (data) => {
-    if (data.status !== state.dataset.status) reload();
+    if (data.status === state.dataset.status) return;
+    const mark = document.getElementById(`mark-${data.status}`);
+    if (!mark) return; // it has ended, which another event says
+    state.dataset.status = data.status;
+    state.querySelector("[data-status-mark]").replaceChildren(mark.content.cloneNode(true));
+    stage.textContent = data.status === "BUILDING" ? "Starting." : `Waits for another attempt: ${data.reason || ""}`;
+    moveStep(data.status === "BUILDING" ? "solv" : "queued");
   });
   on("progress", (data) => {
     const sentence = data.stage.charAt(0).toUpperCase() + data.stage.slice(1).replace(/\.?$/, ".");
