@@ -208,6 +208,12 @@ def test_a_backup_replaces_nothing(tmp_path: Path) -> None:
     assert caught.value.code == "conflict"
 
 
+def test_a_missing_backup_creates_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(CetoolError) as caught:
+        restore(tmp_path / "none.tar", tmp_path / "new")
+    assert caught.value.code == "not-found" and not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("damage", ["cut", "changed", "foreign", "added", "text", "link"])
 def test_a_damaged_backup_restores_nothing(tmp_path: Path, damage: str) -> None:
     config, _ = server(tmp_path / "old")

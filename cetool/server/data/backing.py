@@ -114,6 +114,8 @@ def restore(file: Path, data: Path) -> Backup:
             about=str(data),
             hint="Name a new directory with `--data`, or move this one away.",
         )
+    if not file.is_file():
+        raise CetoolError(f"there is no file {file}", code="not-found", about=str(file))
     with _written(data), held(data, "a restoration"):
         scratch = Path(tempfile.mkdtemp(prefix=f".{data.name}-", dir=data.parent))
         try:
@@ -209,8 +211,6 @@ def _unpack(file: Path, target: Path) -> _Contents:
                     raise _malformed(file, f"{entry.name} is damaged")
             if missing:
                 raise _malformed(file, f"it lacks {min(missing)}")
-    except FileNotFoundError:
-        raise CetoolError(f"there is no file {file}", code="not-found", about=str(file)) from None
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise _malformed(file, str(error)) from None
     return contents
