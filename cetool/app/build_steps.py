@@ -41,6 +41,12 @@ from cetool.store.store import Marker
 Tell = Callable[..., None]
 #: The variables that link scripts get; all others may contain secrets of the server.
 _PUBLIC = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TERM")
+#: Those that programs with access to the network need, and files that they read.
+_NETWORK = (
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "UV_SYSTEM_CERTS", "UV_NATIVE_TLS"),
+)
+_NETWORK_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl")
 #: The least seconds between two reports of the same progress.
 _PAUSE = 0.1
 
@@ -156,7 +162,8 @@ class Telling:
 def world_of(request: BuildRequest) -> World:
     """Return the world of a build: the server's variables, and a store in its data directory."""
     options = {**request.settings, "engine": "rattler"}
-    return load_world(options, {**os.environ, "CETOOL_CACHE_DIR": str(request.data)}, own_process=True)
+    caches = {"CETOOL_CACHE_DIR": str(request.data), "UV_CACHE_DIR": str(request.data / "pkgs" / "uv")}
+    return load_world(options, {**os.environ, **caches}, own_process=True)
 
 
 # --- with the network -------------------------------------------------------------------------------------------------
@@ -234,6 +241,11 @@ def _fetch(request: BuildRequest, exact: EnvironmentSpec, world: World, progress
             tell("realized", name=exact.name, size=lease.marker.size, packages=lease.marker.packages, created=False)
         return
     asked = world.request(exact, log=request.scratch / "fetch.log")._replace(archives=request.archives)
+    if asked.exact_pypi:
+        from cetool.engines.pypi.wheels import fetch_wheels  # few environments have PyPI packages
+
+        wheels, timeout = request.scratch / "wheels", world.settings.stall_timeout
+        fetch_wheels(asked.exact_pypi, request.archives, wheels, progress, timeout=min(timeout, 60.0))
     if asked.exact:
         RattlerEngine(asked.environ, world.packages).fetch(asked, progress, Hold(OWN, own_process=True))
 
@@ -267,8 +279,15 @@ class LinkPlan(Value):
         return Walls(
             writable=_real(paths.root, self.cache),
             hidden=(*_real(*_places_of_users(self.world.environ)), *_real(*secret)),
-            kept=_real(*_own_files()),
+            kept=_real(*_own_files(), *(map(Path, _NETWORK_FILES) if self.needs_network else ())),
+            network=self.needs_network,
         )
+
+    @property
+    def needs_network(self) -> bool:
+        """Whether PyPI packages are built from source, which fetches what their builds require."""
+        what = self.exact.what
+        return isinstance(what, Exact) and any(package.is_built for package in what.pypi)
 
 
 def link_plan(request: BuildRequest, exact: EnvironmentSpec, world: World) -> LinkPlan:
@@ -282,6 +301,9 @@ def link(plan: LinkPlan, tell: Tell, platform: str) -> None:
     """Create the environment from fetched packages, and report ``realized``. Raises EngineError and StoreError."""
     progress = Telling(tell, platform)
     environ = {name: value for name in _PUBLIC if (value := os.environ.get(name)) is not None}
+    if plan.needs_network:
+        tell("note", text="Packages are built from source, so the network is available while linking")
+        environ |= {name: value for name in _NETWORK if (value := os.environ.get(name)) is not None}
     environ |= dict.fromkeys(("HOME", "TMPDIR"), str(plan.scratch)) | {"UV_CACHE_DIR": str(plan.cache / "uv")}
     os.environ.clear()
     os.environ.update(environ)
@@ -292,7 +314,8 @@ def link(plan: LinkPlan, tell: Tell, platform: str) -> None:
         with contextlib.suppress(OSError):  # not supported by this kernel: an additional wall
             guard_writes([prefix, *plan.changed])
         request = plan.world.request(plan.exact, prefix, plan.scratch / "link.log")
-        request = request._replace(environ=environ, cache=plan.cache, offline=True)
+        request = request._replace(environ=environ, cache=plan.cache, offline=not plan.needs_network)
+        request = request._replace(given=plan.scratch / "wheels")
         return _built(request, plan, Making(progress, settling), Hold(OWN, descriptors, True))
 
     lease = ensure(plan.world.store, plan.exact, build, on_wait=progress.wait, purpose="for a build")

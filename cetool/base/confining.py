@@ -276,7 +276,7 @@ class Consumption(Value):
 
     #: Bytes of memory that belong to them alone.
     memory: int
-    #: The most bytes that one of the descendants with a pipe as standard output has written.
+    #: The most bytes that one of them, with a pipe as standard output, has written to something else than a disk.
     printed: int
 
 
@@ -302,11 +302,12 @@ def consumption(pids: Sequence[int], quiet: int) -> Consumption:
     """Return what these processes use; the first ``quiet`` of them count as not printing."""
     memory = printed = 0
     for number, pid in enumerate(pids):
-        with contextlib.suppress(OSError, ValueError, IndexError):
+        with contextlib.suppress(OSError, ValueError, IndexError, KeyError):
             with open(f"/proc/{pid}/status", "rb") as file:
                 status = file.read()
             memory += sum(int(status.split(name)[1].split(maxsplit=1)[0]) << 10 for name in (b"RssAnon:", b"RssShmem:"))
             if number >= quiet and os.readlink(f"/proc/{pid}/fd/1").startswith("pipe:"):
                 with open(f"/proc/{pid}/io", "rb") as file:
-                    printed = max(printed, int(file.read().split(b"wchar:")[1].split(maxsplit=1)[0]))
+                    counts = dict(line.split(b": ") for line in file.read().splitlines())
+                printed = max(printed, int(counts[b"wchar"]) - int(counts[b"write_bytes"]))
     return Consumption(memory, printed)
