@@ -18,6 +18,7 @@ import select
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -115,7 +116,7 @@ class _Build:
         except OSError as error:
             raise _cannot_write(error) from None
         world = world_of(request)
-        self._step(lambda tell: solve_and_fetch(request, world, tell))
+        self._step(lambda tell: solve_and_fetch(request, world, tell, confined=self.confined))
         if self.realized is None and self.exact is not None and request.realize is not None:
             self._link(world, self.exact, request.realize)
         if self.realized is not None:
@@ -220,6 +221,7 @@ def _work(
     try:
         die_with_parent(above)
         _use_own_files(request.scratch / "output.log")
+        os.environ["TMPDIR"] = tempfile.tempdir = str(request.scratch)  # visible when confined, and removed afterwards
         limit({resource.RLIMIT_CORE: 0, resource.RLIMIT_DATA: 2 * request.limits.memory})
         os.nice(5)
         if plan is not None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import cetool
+from cetool.app.build_apart import public_environ, resolver_apart, uv_cache, walls_around
 from cetool.app.consent import OWN
 from cetool.app.making import Making, marker_of
 from cetool.app.world import World, load_world, prepare
@@ -30,6 +29,7 @@ from cetool.declare.package import Package, PypiPackage
 from cetool.engines.build import build_environment
 from cetool.engines.lock_solve import solve_locks
 from cetool.engines.protocol import EngineRequest, Hold
+from cetool.engines.pypi.lock import PypiSolver
 from cetool.engines.rattler.engine import RattlerEngine
 from cetool.lock.model import PlatformLock
 from cetool.packages.cache import embedded_cache
@@ -39,14 +39,6 @@ from cetool.store.store import Marker
 
 #: Receives an event.
 Tell = Callable[..., None]
-#: The variables that link scripts get; all others may contain secrets of the server.
-_PUBLIC = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TERM")
-#: Those that programs with access to the network need, and files that they read.
-_NETWORK = (
-    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-    *("SSL_CERT_FILE", "SSL_CERT_DIR", "UV_SYSTEM_CERTS", "UV_NATIVE_TLS"),
-)
-_NETWORK_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl")
 #: The least seconds between two reports of the same progress.
 _PAUSE = 0.1
 
@@ -162,21 +154,22 @@ class Telling:
 def world_of(request: BuildRequest) -> World:
     """Return the world of a build: the server's variables, and a store in its data directory."""
     options = {**request.settings, "engine": "rattler"}
-    caches = {"CETOOL_CACHE_DIR": str(request.data), "UV_CACHE_DIR": str(request.data / "pkgs" / "uv")}
+    caches = {"CETOOL_CACHE_DIR": str(request.data), "UV_CACHE_DIR": str(uv_cache(request.data))}
     return load_world(options, {**os.environ, **caches}, own_process=True)
 
 
 # --- with the network -------------------------------------------------------------------------------------------------
 
 
-def solve_and_fetch(request: BuildRequest, world: World, tell: Tell) -> None:
+def solve_and_fetch(request: BuildRequest, world: World, tell: Tell, *, confined: bool) -> None:
     """Solve for each platform, and fetch the packages of the environment to create, unless it exists.
 
+    ``confined`` says whether builds of PyPI packages, which can be necessary to know their requirements, are confined.
     Reports ``lock`` for each platform, and ``realized`` for an environment that exists. Raises EngineError.
     """
     prepare(world.paths)
     progress = Telling(tell, request.realize or request.platforms[0].platform)
-    locks = _locks(request, world, progress)
+    locks = _locks(request, world, progress, confined)
     engine = f"rattler {RattlerEngine({}, Path()).version}"
     for locked in locks:
         tell("lock", platform=locked.platform, lock=_as_json(locked, engine))
@@ -186,7 +179,7 @@ def solve_and_fetch(request: BuildRequest, world: World, tell: Tell) -> None:
             _fetch(request, wish.spec.exactly(locked.conda, locked.pypi), world, progress, tell)
 
 
-def _locks(request: BuildRequest, world: World, progress: Telling) -> list[PlatformLock]:
+def _locks(request: BuildRequest, world: World, progress: Telling, confined: bool) -> list[PlatformLock]:
     """Return the exact packages for each platform; those that are not known are solved at the same time."""
     known: dict[str, PlatformLock] = {}
     asked = []
@@ -198,7 +191,8 @@ def _locks(request: BuildRequest, world: World, progress: Telling) -> list[Platf
         before = None if wish.before is None else PlatformLock(wish.platform, wish.before.conda, wish.before.pypi)
         wanted = world.request(wish.spec, log=request.scratch / "solve.log")
         asked.append((wanted._replace(platform=wish.platform), before))
-    solved = solve_locks(asked, progress, Hold(OWN, own_process=True)) if asked else []
+    resolve = resolver_apart(world, request.scratch) if confined else PypiSolver.solve
+    solved = solve_locks(asked, progress, Hold(OWN, own_process=True), resolve=resolve) if asked else []
     known |= {locked.platform: locked for locked in solved}
     return [known[wish.platform] for wish in request.platforms]
 
@@ -272,16 +266,7 @@ class LinkPlan(Value):
     @property
     def walls(self) -> Walls:
         """What link scripts see of this machine, and what they may change of it at most."""
-        paths = self.world.paths
-        needed = {paths.envs, self.cache, paths.locks, paths.trash, self.scratch}
-        inside = {each.name for each in needed if each.parent == paths.root} | {"scratch", "pkgs"}
-        secret = [path for path in paths.root.iterdir() if path.name not in inside]
-        return Walls(
-            writable=_real(paths.root, self.cache),
-            hidden=(*_real(*_places_of_users(self.world.environ)), *_real(*secret)),
-            kept=_real(*_own_files(), *(map(Path, _NETWORK_FILES) if self.needs_network else ())),
-            network=self.needs_network,
-        )
+        return walls_around(self.world, self.cache, network=self.needs_network)
 
     @property
     def needs_network(self) -> bool:
@@ -300,11 +285,10 @@ def link_plan(request: BuildRequest, exact: EnvironmentSpec, world: World) -> Li
 def link(plan: LinkPlan, tell: Tell, platform: str) -> None:
     """Create the environment from fetched packages, and report ``realized``. Raises EngineError and StoreError."""
     progress = Telling(tell, platform)
-    environ = {name: value for name in _PUBLIC if (value := os.environ.get(name)) is not None}
     if plan.needs_network:
         tell("note", text="Packages are built from source, so the network is available while linking")
-        environ |= {name: value for name in _NETWORK if (value := os.environ.get(name)) is not None}
-    environ |= dict.fromkeys(("HOME", "TMPDIR"), str(plan.scratch)) | {"UV_CACHE_DIR": str(plan.cache / "uv")}
+    environ = public_environ(os.environ, plan.scratch, network=plan.needs_network)
+    environ |= {"UV_CACHE_DIR": str(uv_cache(plan.world.paths.root))}
     os.environ.clear()
     os.environ.update(environ)
     os.chdir(plan.scratch)
@@ -336,25 +320,6 @@ def _built(request: EngineRequest, plan: LinkPlan, progress: Making, hold: Hold)
     made = (engine.name, engine.version)
     marker = marker_of(request, made, plan.world, started, packages=packages, size=size)
     return marker._replace(name=plan.exact.name, spec=plan.exact)
-
-
-def _places_of_users(environ: Mapping[str, str]) -> list[Path]:
-    """Return directories with files and sockets of users and services, which link scripts have no use for."""
-    named = [environ.get("HOME"), os.path.expanduser("~")]
-    homes = [Path(home) for home in named if home and len(Path(home).parts) > 1]
-    return [*homes, *map(Path, ("/home", "/root", "/tmp", "/var/tmp", "/dev/shm", "/run"))]
-
-
-def _own_files() -> list[Path]:
-    """Return the files of this Python and of cetool."""
-    packages = [entry for entry in sys.path if entry and os.path.isdir(entry)]
-    return [*map(Path, (sys.prefix, sys.base_prefix, *cetool.__path__, *packages))]
-
-
-def _real(*paths: Path) -> tuple[Path, ...]:
-    """Return the existing paths without symbolic links, each once."""
-    found = dict.fromkeys(Path(os.path.realpath(path)) for path in paths)
-    return tuple(path for path in found if path.exists() and len(path.parts) > 1)
 
 
 def check_size(size: int, limits: Limits) -> None:

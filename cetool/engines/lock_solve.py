@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from cetool.base.errors import CetoolError, EngineError
@@ -34,13 +34,14 @@ def solve_locks(
     hold: Hold,
     *,
     with_pip: bool = True,
+    resolve: Callable[[PypiSolver, Progress], PlatformLock] = PypiSolver.solve,
 ) -> list[PlatformLock]:
     """Return the packages to lock for the platform of each request; those of the lock next to it are kept if possible.
 
     The conda packages of all platforms are solved at the same time, with the variables and the cache of the first
     request. Those of a baseline stay unchanged; only additional packages are solved. ``with_pip`` adds pip if there are
-    PyPI packages, for programs that install with pip. Raises EngineError, which names the platform if it is not this
-    machine's, if there is no solution, or if solving fails otherwise.
+    PyPI packages, for programs that install with pip; ``resolve`` resolves these. Raises EngineError, which names the
+    platform if it is not this machine's, if there is no solution, or if solving fails otherwise.
     """
     with ExitStack() as made:
         asides = [made.enter_context(scratch(_keeping(request, before))) for request, before in wanted]
@@ -56,7 +57,7 @@ def solve_locks(
                     found.append(PlatformLock(platform, packages))
                     continue
                 preferring, create = aside._replace(preferred=packages), solver_for(aside).create
-                found.append(PypiSolver(preferring, packages, before, hold, create).solve(progress))
+                found.append(resolve(PypiSolver(preferring, packages, before, hold, create), progress))
             except EngineError as error:
                 if platform != current_platform():
                     raise error.but(message=f"for {platform}: {error.message}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from support.build_process import BuildProcess, named, request, write_hostile_channel
 from support.home import Home
 
+from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.store.store import valid_marker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the server runs on Linux")
@@ -88,6 +90,22 @@ def test_build_without_the_archive_of_a_cached_package_fetches_it_again(builder:
     events = builder.build(request(3, data, "hello-bin", "postlink"))
     assert events[-1] == {"event": "done"}
     assert hashlib.sha256(archive.read_bytes()).hexdigest() == digest
+
+
+def test_pypi_packages_are_kept_as_wheels_and_installed_without_the_network(builder: BuildProcess, data: Path) -> None:
+    message = request(1, data, "python")
+    (wish,) = message["platforms"]
+    spec = EnvironmentSpec(Solve(("python",), ("idna",)), channels=("conda-forge",))
+    wish |= {"spec": spec.as_dict(), "request": spec.digest}
+    events = builder.build(message)
+    assert events[-1] == {"event": "done"}, events[-1]
+    (package,) = named(events, "lock")["lock"]["pypi"]
+    assert (
+        package["name"] == "idna" and (data / "blobs" / "sha256" / package["sha256"][:2] / package["sha256"]).exists()
+    )
+    prefix = data / "envs" / named(events, "realized")["name"]
+    done = subprocess.run([prefix / "bin" / "python", "-c", "import idna"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_build_locks_other_platforms_without_making_them(builder: BuildProcess, data: Path) -> None:
