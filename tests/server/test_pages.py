@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 from support.builds import posted, result
@@ -238,6 +239,20 @@ def test_an_environment_is_created_from_a_text(editor: Visitor) -> None:
     assert again.path.startswith(build.path) and "already has what you asked for" in again.text
 
 
+def test_names_may_have_characters_that_mean_something_in_urls_and_html(admin: Visitor) -> None:
+    name = "a&b?c=d+e~$@^.-_"
+    build = admin.send(admin.get("/new"), "/new", namespace="x?y&z", name=name, text=YAML, do="build")
+    assert f"x?y&z/{name}" in build.text and not build.broken_rules()
+    here = next(link for link in build.links if link.endswith(quote(name, safe="")))
+    page = admin.get(here.removeprefix(admin.server.prefix))
+    assert page.heading == name and not page.broken_rules()
+    settings = admin.get(next(link for link in page.links if link.endswith("/settings")).removeprefix("/cetool-server"))
+    assert "Saved the description." in admin.send(settings, "/describe", description="new").text
+    assert name in admin.send(admin.get("/environments"), "/environments", q=name, namespace="x?y&z").text
+    sure = admin.get(here.removeprefix(admin.server.prefix) + "/delete")
+    assert "Deleted the environment" in admin.send(sure, "/delete").text
+
+
 def test_an_error_is_shown_at_its_line_with_its_hint_and_the_text_stays(editor: Visitor) -> None:
     text = "channels: [conda-forge]\ndependencies:\n  - python >=\n  - six\n"
     page = editor.send(editor.get("/new"), "/new", namespace="team", name="bad", text=text, do="build")
@@ -388,12 +403,26 @@ PAGES = (
 )
 
 
+@pytest.fixture(scope="module")
+def followed() -> set[str]:
+    """The links that were followed; most are on several pages."""
+    return set()
+
+
 @pytest.mark.parametrize("path", PAGES)
-def test_every_page_keeps_the_rules_and_every_link_on_it_leads_somewhere(admin: Visitor, path: str) -> None:
+def test_every_page_keeps_the_rules_and_every_link_on_it_leads_somewhere(
+    admin: Visitor, followed: set[str], path: str
+) -> None:
     page = admin.get(path)
     assert page.status in (200, 422) and not page.broken_rules()
     for link in {link.partition("#")[0] for link in page.links if not link.startswith("#")}:
         assert link.startswith("/cetool-server/"), link
+        # the packages of these builds are not real, so that there is nothing to put in an archive
+        if "/archive/" not in link and link not in followed:
+            followed.add(link)
+            headers = {"Cookie": admin.cookie, "Accept": "text/html"}
+            answer = admin.server.get(link.removeprefix("/cetool-server"), token=None, headers=headers)
+            assert answer.status in (200, 303), (path, link, answer.status)
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -222,6 +222,24 @@ def test_the_progress_and_the_log_of_a_running_build_come_by_themselves(
     context.close()
 
 
+def test_an_environment_moves_to_its_new_build_while_its_page_is_open(
+    browser: Browser, server: RunningServer, complaints: list[str]
+) -> None:
+    context = opened(browser, server, complaints)
+    page, other = context.pages[0], context.new_page()
+    for name in ("before", "moves"):
+        other.goto("/new")
+        other.fill("#namespace", "team")
+        other.fill("#name", name)
+        other.fill("#text", f"{TEXT}variables: {{NAME: {name}}}\n")
+        other.get_by_role("button", name="Create").click()
+    page.goto("/environments/team/moves")
+    page.wait_for_selector("#live tbody th:text-is('python')")
+    page.goto("/environments?q=moves")
+    assert page.locator("#results").get_by_text("2 packages").is_visible()
+    context.close()
+
+
 def test_searches_show_their_results_while_the_user_types(
     browser: Browser, server: RunningServer, complaints: list[str]
 ) -> None:

@@ -62,6 +62,7 @@ def list_builds(
         request,
         "builds",
         builds=found.rows,
+        unfinished=any(not each.is_finished for each in found.rows),
         query=SimpleNamespace(status=status, environment=environment),
         paging=page_links(request, number, PAGE, found.count or 0),
     )

@@ -20,11 +20,13 @@ from cetool.server.data.environments import Entry, Environment, EnvironmentQuery
 from cetool.server.data.locks import LockedPackage
 from cetool.server.data.namespaces import NamespaceQuery
 from cetool.server.data.paging import Cut
+from cetool.server.data.schema import UNFINISHED
 from cetool.server.finding import environment_for
 from cetool.server.server import Server
 from cetool.server.web import security
 from cetool.server.web.pages.asking import PAGE, Here, PageNumber, Posted, Text, Viewer
 from cetool.server.web.pages.rendering import page, page_links, seen
+from cetool.server.web.urls import segment
 
 router = APIRouter(include_in_schema=False)
 _ONE = "/environments/{namespace}/{name}"
@@ -76,6 +78,7 @@ def list_environments(
         query={"q": q, "package": package, "namespace": namespace},
         paging=page_links(request, number, PAGE, found.count or 0),
         can_create=may_create(who),
+        unfinished=any(each.latest is not None and each.latest.status in UNFINISHED for each in rows),
     )
 
 
@@ -201,7 +204,7 @@ def delete(request: Request, who: Viewer, server: Here, namespace: str, name: st
 
 def place_of_environment(namespace: str, name: str) -> str:
     """Return the path of an environment's page, without the server's prefix."""
-    return f"/environments/{namespace}/{name}"
+    return f"/environments/{segment(namespace)}/{segment(name)}"
 
 
 def trail(namespace: str, name: str) -> list[tuple[str, tuple[str, ...]]]:
@@ -291,5 +294,5 @@ def _entry(entry: Entry, found: Environment, usable: set[int]) -> SimpleNamespac
 
 def _prefix(server: Server, found: Environment) -> str:
     """Return the path of the environment on the server's disk; empty if it is not there."""
-    path = server.config.data / "names" / found.namespace / found.name
+    path = server.files.link(found.namespace, found.name)
     return str(path) if path.is_dir() else ""

@@ -14,8 +14,8 @@ from cetool.server.data.schema import user
 from cetool.server.server import Server
 from cetool.server.web import security
 from cetool.server.web.errors import headers_of, problem
-from cetool.server.web.pages.rendering import page, sentence
-from cetool.server.web.urls import path, place_of
+from cetool.server.web.pages.rendering import here, page, sentence
+from cetool.server.web.urls import path
 
 router = APIRouter(include_in_schema=False)
 
@@ -69,10 +69,9 @@ def _note_viewer(request: Request) -> None:
 def _sign_in_first(request: Request, error: CetoolError) -> Response:
     if request.method == "GET" and request.headers.get("sec-fetch-site") == "cross-site":
         return HTMLResponse(_AGAIN)
-    place = place_of(request.scope)
     query = request.scope.get("query_string", b"").decode("latin-1")
-    following = place + (f"?{query}" if query else "") if request.method == "GET" else "/"
-    answer = _login_page(request, 401, "", f"{request.scope.get('root_path', '')}{following}")
+    following = here(request) + (f"?{query}" if query else "") if request.method == "GET" else "/"
+    answer = _login_page(request, 401, "", path(request, following))
     answer.headers.update(headers_of(error, 401))
     return answer
 

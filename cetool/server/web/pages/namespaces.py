@@ -19,6 +19,7 @@ from cetool.server.web.native import namespaces as api
 from cetool.server.web.native.namespaces import NewNamespace, SettingChanges
 from cetool.server.web.pages.asking import PAGE, Form, Here, PageNumber, Posted, Viewer
 from cetool.server.web.pages.rendering import page, page_links, seen
+from cetool.server.web.urls import segment
 
 router = APIRouter(include_in_schema=False)
 _ONE = "/namespaces/{namespace}"
@@ -72,7 +73,7 @@ def create(request: Request, who: Viewer, server: Here, form: Posted) -> Respons
         if error.code == "not-authenticated":
             raise
         return _list_page(request, who, 1, error, name)
-    return seen(request, f"/namespaces/{name}", "namespace")
+    return seen(request, f"/namespaces/{segment(name)}", "namespace")
 
 
 @router.get(_ONE)
@@ -119,7 +120,7 @@ def change_settings(request: Request, who: Viewer, server: Here, namespace: str,
         if error.code in ("not-authenticated", "not-allowed", "not-found"):
             raise
         return _one_page(request, who, namespace, error, form)
-    return seen(request, f"/namespaces/{namespace}", "settings")
+    return seen(request, f"/namespaces/{segment(namespace)}", "settings")
 
 
 @router.get(_ONE + "/delete")
@@ -137,7 +138,7 @@ def ask_to_delete(request: Request, who: Viewer, server: Here, namespace: str) -
         facts=[("Environments", usage.environments), ("Builds", usage.builds), ("Uses", format_size(usage.storage))],
         trail=[("Namespaces", ("/namespaces",)), (namespace, ("/namespaces", namespace))],
         answer="Delete the namespace",
-        back=f"/namespaces/{namespace}",
+        back=f"/namespaces/{segment(namespace)}",
     )
 
 

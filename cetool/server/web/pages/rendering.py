@@ -158,12 +158,17 @@ def seen(request: Request, place: str, done: str | None = None, n: int | None = 
     return RedirectResponse(path(request, place, **query, done=done, n=n), 303)
 
 
+def here(request: Request) -> str:
+    """Return the path that was asked for, without the server's prefix, for links."""
+    return "/".join(map(segment, place_of(request.scope).split("/")))
+
+
 def page_links(request: Request, number: int, size: int, count: int) -> Mapping[str, Any]:
     """Return the links to the pages before and after one of a list, and what this one shows."""
 
     def link(to: int) -> str:
         query = {name: value for name, value in request.query_params.items() if name not in ("page", "done", "n")}
-        return path(request, place_of(request.scope), **query, page=to)
+        return path(request, here(request), **query, page=to)
 
     first, last = (number - 1) * size + 1, min(number * size, count)
     return {

@@ -26,7 +26,10 @@ document.addEventListener("input", (event) => {
 function showProblem() {
   const text = document.querySelector("textarea[data-line]");
   const line = text && Number(text.dataset.line);
-  if (!line) return;
+  if (!line) {
+    document.getElementById("problem")?.focus();
+    return;
+  }
   const lines = text.value.split("\n");
   const start = lines.slice(0, line - 1).reduce((sum, each) => sum + each.length + 1, 0);
   text.focus({ preventScroll: true });
@@ -101,6 +104,28 @@ function followBuild(state) {
   }
 }
 
+/** Show a list, or an environment, again when its builds have started or ended. */
+function followList(list) {
+  const source = new EventSource(list.dataset.refresh);
+  let timer = 0;
+  const refresh = async () => {
+    const place = `#${list.id}`;
+    await htmx.ajax("GET", location.href, { target: place, select: place, swap: "outerHTML" });
+    const next = document.querySelector(`${place}[data-refresh]`);
+    if (!next) source.close();
+  };
+  const act = (event) => {
+    const build = list.dataset.build;
+    if (build && String(JSON.parse(event.data).build) !== build) return;
+    // several events may come at once
+    clearTimeout(timer);
+    timer = setTimeout(refresh, 400);
+  };
+  const ends = ["build.completed", "build.failed", "build.canceled", "build.retried"];
+  const kinds = list.dataset.build ? ends : ["build.queued", "build.started", ...ends];
+  kinds.forEach((kind) => source.addEventListener(kind, act));
+}
+
 /** Say how much is done: bytes with a unit, all else as numbers. */
 function amountOf(data) {
   const size = (bytes) => {
@@ -118,4 +143,6 @@ document.addEventListener("DOMContentLoaded", () => {
   if (log) log.scrollTop = log.scrollHeight;
   const state = document.querySelector("[data-live]");
   if (state) followBuild(state);
+  const list = document.querySelector("[data-refresh]");
+  if (list) followList(list);
 });
