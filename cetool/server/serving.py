@@ -13,8 +13,6 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from importlib import import_module
-from importlib.util import find_spec
 from types import FrameType
 from typing import Any
 
@@ -23,6 +21,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cetool.base.errors import CetoolError, ConfigError
+from cetool.server.builds.dispatcher import LocalDispatcher
 from cetool.server.config import ServerConfig
 from cetool.server.data import accounts
 from cetool.server.data.directory import held
@@ -75,17 +74,13 @@ def _run(server: Server, bound: socket.socket, say: Callable[[str], None]) -> No
 
 def _start_parts(server: Server) -> list[Any]:
     """Start what works in the background, and return it."""
-    parts: list[Any] = []
-    if find_spec("cetool.server.builds.dispatcher") is not None:  # while the parts are being written
-        builds: Any = import_module("cetool.server.builds.dispatcher")
-        server.dispatcher = builds.LocalDispatcher(server, server.config.workers)
-        server.dispatcher.start()
-        parts.append(server.dispatcher)
+    builders = LocalDispatcher(server, server.config.workers)
+    builders.start()
+    server.dispatcher = builders
     housekeeping = Housekeeping(server)
     housekeeping.start()
     server.collector = housekeeping
-    parts.append(housekeeping)
-    return parts
+    return [builders, housekeeping]
 
 
 def _announcement(server: Server, bound: socket.socket) -> list[str]:

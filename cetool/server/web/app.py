@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -18,21 +16,22 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cetool import __version__
 from cetool.base.errors import CetoolError
+from cetool.server import metrics
 from cetool.server.config import ServerConfig
 from cetool.server.server import Server
+from cetool.server.web import conda_store, native, pages, security
 from cetool.server.web.errors import OnError, RequestError, defect, problem, status_of
 from cetool.server.web.gate import Gate
-from cetool.server.web.security import Audit
 from cetool.server.web.urls import place_of
 
-#: The parts, in the order in which their routes are tried: module, and the paths whose errors it writes.
-_PARTS = (
-    ("cetool.server.web.native", "/cetool/"),
-    ("cetool.server.web.conda_store", "/api/"),
-    ("cetool.server.metrics", None),
-    ("cetool.server.web.security", None),
-    ("cetool.server.web.pages", "/"),
-)
+#: The parts, in the order in which their routes are tried.
+_PARTS: tuple[APIRouter, ...] = (native.router, conda_store.router, metrics.router, security.router, pages.router)
+#: How errors are written, by the start of the path.
+_FORMS: Mapping[str, OnError] = {
+    "/cetool/": native.on_error,
+    "/api/": conda_store.on_error,
+    "/": pages.on_error,
+}
 #: Paths whose routes end in a slash, and to which a request without it is redirected, as conda-store does.
 _SLASHED = "/api/v"
 
@@ -44,22 +43,13 @@ def create_app(server: Server) -> ASGIApp:
     """Return the ASGI application of a server."""
     app = FastAPI(title="cetool", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.server = server
-    forms: dict[str, OnError] = {}
-    for name, paths in _PARTS:
-        if find_spec(name) is None:  # while the parts are being written
-            continue
-        part: Any = import_module(name)
-        if hasattr(part, "router"):
-            app.include_router(part.router)
-        if paths is not None and hasattr(part, "on_error"):
-            forms[paths] = part.on_error
-        if hasattr(part, "login_page"):
-            app.state.login_page = part.login_page
-    on_error = _by_path(forms)
+    app.state.login_page = pages.login_page
+    for router in _PARTS:
+        app.include_router(router)
     app.router.redirect_slashes = False
     app.router.default = _slashed(app.router.routes)
-    _handle(app, on_error)
-    return Gate(_shared(Audit(app, server), server.config), server, on_error)
+    _handle(app)
+    return Gate(_shared(security.Audit(app, server), server.config), server, on_error)
 
 
 def _shared(app: ASGIApp, config: ServerConfig) -> ASGIApp:
@@ -76,16 +66,14 @@ def _shared(app: ASGIApp, config: ServerConfig) -> ASGIApp:
     )
 
 
-def _by_path(forms: dict[str, OnError]) -> OnError:
-    def on_error(request: Request, error: CetoolError, status: int) -> Response:
-        path = place_of(request.scope)
-        form = next((form for start, form in forms.items() if path.startswith(start)), problem)
-        return form(request, error, status)
-
-    return on_error
+def on_error(request: Request, error: CetoolError, status: int) -> Response:
+    """Answer with an error in the form of the part that the path belongs to."""
+    path = place_of(request.scope)
+    form = next((form for start, form in _FORMS.items() if path.startswith(start)), problem)
+    return form(request, error, status)
 
 
-def _handle(app: FastAPI, on_error: OnError) -> None:
+def _handle(app: FastAPI) -> None:
     """Turn all that routes raise into the answers of their part."""
 
     async def known(request: Request, error: Exception) -> Response:
@@ -126,7 +114,8 @@ def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
     plain = {name: value for name, value in found.items() if name in ("loc", "msg", "type", "input", "ctx")}
     if "ctx" in plain:
         plain["ctx"] = {name: str(value) for name, value in plain["ctx"].items()}
-    if len(str(plain.get("input"))) > _LONGEST_INPUT:
+    given = plain.get("input")
+    if not isinstance(given, (str, int, float, bool, list, dict, type(None))) or len(str(given)) > _LONGEST_INPUT:
         del plain["input"]
     return plain
 

@@ -64,10 +64,9 @@ class Gate:
                 await send({"type": "websocket.close", "code": 1000})
             return
         headers = dict(scope["headers"])
-        answer = _Answer(send, time.perf_counter())
         scope["state"] = state = dict(scope.get("state", ()))
         state["request_id"] = self._request_id(headers)
-        scope["app_prefix"] = self._prefix
+        answer = _Answer(send, time.perf_counter(), state["request_id"])
         try:
             if self._behind_proxy:
                 _follow_proxy(scope, headers)
@@ -189,8 +188,9 @@ class Gate:
 class _Answer:
     """What is sent: adds the headers that are missing, and counts."""
 
-    def __init__(self, send: Send, since: float) -> None:
+    def __init__(self, send: Send, since: float, request_id: str) -> None:
         self._send = send
+        self._request_id = request_id.encode("latin-1")
         self.since = since
         self.status: int | None = None
         self.size = 0
@@ -201,6 +201,7 @@ class _Answer:
             headers = list(message.get("headers", ()))
             present = {name.lower() for name, _ in headers}
             headers += [(name, value) for name, value in _HEADERS.items() if name not in present]
+            headers.append((b"x-request-id", self._request_id))
             message = {**message, "headers": headers}
         else:
             self.size += len(message.get("body", b""))
