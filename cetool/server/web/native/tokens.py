@@ -51,7 +51,7 @@ class TokenBody(Body):
     service: bool = False
 
 
-@router.on("GET /cetool/1/tokens", schemas.Tokens)
+@router.on("GET /cetool/1/tokens", schemas.Tokens, errors=[404])
 def list_tokens(
     principal: Known,
     server: Here,
