@@ -138,9 +138,7 @@ def build_filters(
 
 # --- builds -----------------------------------------------------------------------------------------------------------
 
-BUILDS = build.outerjoin(namespace, namespace.c.id == build.c.namespace_id).outerjoin(
-    environment, environment.c.id == build.c.environment_id
-)
+BUILDS = build.outerjoin(namespace, namespace.c.id == build.c.namespace_id)
 
 
 def builds_query(who: Principal | None, filters: Sequence[sa.ColumnElement[bool]] = ()) -> sa.Select[Any]:
