@@ -20,7 +20,7 @@ from cetool.base.below import room
 from cetool.base.process import processes_in
 from cetool.server.artifacts import kept as kept_artifacts
 from cetool.server.config import ServerConfig
-from cetool.server.data import events
+from cetool.server.data import events, locks
 from cetool.server.data.database import Database, now
 from cetool.server.data.ending import Freed as GivenUp
 from cetool.server.data.ending import give_up, unneeded
@@ -117,6 +117,7 @@ def collect(
     if not dry_run:
         with place.database.write() as tx:
             events.prune(tx, now(tx) - _EVENTS_KEPT)
+            locks.forget_unneeded(tx, now(tx) - config.keep_logs_for)
     return Result(builds, collection)
 
 

@@ -275,6 +275,21 @@ def test_deleting_an_environment_frees_what_nothing_else_uses(database: Database
         assert builds.get(tx, 1).namespace == ""
 
 
+def test_a_lock_is_removed_when_only_old_deleted_builds_have_it(database: Database) -> None:
+    for spec in ("a", "b"):
+        with database.write() as tx:
+            posted(tx, f"team/{spec}", spec)
+        built(database, spec)
+    with database.write() as tx:
+        freed = environments.delete(tx, "team", "a", by="ana")
+        assert locks.forget_unneeded(tx, now(tx) + 10) == 0  # its prefix is on the disk
+        assert locks.forget_realization(tx, freed.realizations[0])
+        assert locks.forget_unneeded(tx, now(tx) - 10) == 0
+        assert locks.forget_unneeded(tx, now(tx) + 10) == 1
+        assert locks.of_build(tx, 1) == {} and list(locks.of_build(tx, 2)) == ["linux-64"]
+        assert builds.get(tx, 1).status == "COMPLETED"
+
+
 def test_a_current_build_is_deleted_only_by_force(database: Database) -> None:
     for spec in ("a", "b"):
         with database.write() as tx:

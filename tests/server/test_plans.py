@@ -96,6 +96,7 @@ QUERIES: dict[str, Callable[[sa.Connection], object]] = {
     "a claim": lambda tx: leases.claim(tx, "worker", 60),
     "a cancellation": lambda tx: builds.cancel(tx, 2, "ana"),
     "a deletion": lambda tx: builds.delete(tx, 1, "ana", force=True),
+    "a claim of a lost build": lambda tx: leases.release_owned_by_others(tx, "other"),
     "a rename": lambda tx: environments.rename(tx, "team", "two", "five", by="ana"),
     "a deleted environment": lambda tx: environments.delete(tx, "team", "two", by="ana"),
     "a deleted namespace": lambda tx: namespaces.delete(tx, "team", by="ana"),

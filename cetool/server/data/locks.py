@@ -13,7 +13,10 @@ from cetool.declare.package import Package, PypiPackage
 from cetool.lock.model import PlatformLock
 from cetool.server.data.database import now
 from cetool.server.data.ending import unneeded
-from cetool.server.data.schema import build_platform, lock, lock_package, realization
+from cetool.server.data.schema import build, build_platform, lock, lock_package, realization
+
+#: Locks that are removed in one transaction, so that no request waits long.
+_BATCH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,25 @@ def forget_realization(tx: sa.Connection, name: str) -> bool:
     """Remove a prefix's row if no build needs it; return whether it is gone. Remove its files afterwards."""
     tx.execute(realization.delete().where(realization.c.name == name, unneeded()))
     return tx.scalar(sa.select(realization.c.name).where(realization.c.name == name)) is None
+
+
+def forget_unneeded(tx: sa.Connection, before: float) -> int:
+    """Remove the locks that only builds need which were deleted before a moment; return how many.
+
+    Those builds keep everything else.
+    """
+    needed = (
+        sa.select(build_platform.c.build_id)
+        .join(build, build.c.id == build_platform.c.build_id)
+        .where(build_platform.c.lock == lock.c.digest, sa.or_(build.c.deleted.is_(None), build.c.deleted >= before))
+        .correlate(lock)
+    )
+    kept = sa.select(realization.c.name).where(realization.c.lock == lock.c.digest).correlate(lock)
+    digests = tx.scalars(sa.select(lock.c.digest).where(~sa.exists(needed), ~sa.exists(kept)).limit(_BATCH)).all()
+    for digest in digests:
+        tx.execute(build_platform.update().where(build_platform.c.lock == digest).values(lock=None))
+        tx.execute(lock.delete().where(lock.c.digest == digest))
+    return len(digests)
 
 
 def mark_used(tx: sa.Connection, name: str) -> None:
