@@ -70,7 +70,7 @@ def test_the_same_request_under_another_name_is_complete_at_once(builders: Build
     second = builders.ask("team/other", "hello-bin")
     assert (second.status, second.created) == ("COMPLETED", True)
     links = [os.readlink(builders.data / "names" / "team" / name) for name in ("web", "other")]
-    assert links[0] == links[1] and first.platforms[0].realization in links[0]
+    assert links[0] == links[1] and str(first.platforms[0].realization) in links[0]
 
 
 def test_requests_of_fifty_users_at_once_are_one_build(builders: Builders) -> None:
@@ -101,7 +101,7 @@ def test_network_failures_are_repeated(home: Home, server: ChannelServer) -> Non
         server.faults.remove(fault)
         found = builders.wait(number)
         assert (found.status, found.attempts >= 2) == ("COMPLETED", True)
-        assert "Back in the queue: attempt 1 failed: cannot" in log_of(builders, number)
+        assert "Back in the queue: attempt 1 failed: " in log_of(builders, number)
 
 
 def test_a_build_that_always_crashes_ends_with_a_reason(builders: Builders, hostile: str) -> None:
