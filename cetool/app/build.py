@@ -36,6 +36,7 @@ from cetool.base.confining import (
     confine,
     descendants,
     die_with_parent,
+    group_of_processes,
     limit,
     unavailable,
 )
@@ -139,17 +140,19 @@ class _Build:
         reading, writing = os.pipe()
         sys.stdout.flush()
         above = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            _work(work, writing, above, self.request, plan)
-        os.close(writing)
-        patience = 0.0
-        try:
-            ended = self._follow(_Lines(reading), pid, confined=plan is not None)
-            patience = 2.0
-        finally:
-            status = _end(pid, patience)
-            os.close(reading)
+        with group_of_processes(2 * self.request.limits.processes) as join:
+            pid = os.fork()
+            if pid == 0:
+                join()
+                _work(work, writing, above, self.request, plan)
+            os.close(writing)
+            patience = 0.0
+            try:
+                ended = self._follow(_Lines(reading), pid, confined=plan is not None)
+                patience = 2.0
+            finally:
+                status = _end(pid, patience)
+                os.close(reading)
         if ended is None:
             raise self._crash(status)
         if ended["event"] == "failed":
