@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from support.browser import chromium
 from support.channel import Channel
@@ -15,8 +17,8 @@ from support.serving import RunningServer, running_server
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
 
-#: A specification whose build has all stages.
-TEXT = "channels: [conda-forge]\ndependencies:\n  - python\n  - six\n"
+#: A specification of two small packages.
+TEXT = "channels: [conda-forge]\ndependencies:\n  - activated\n  - shared-lib\n"
 #: Pages of every kind; the server has a complete build 1 and a failed build 2 of team/web.
 PAGES = (
     "/environments",
@@ -115,6 +117,19 @@ def opened(browser: Browser, server: RunningServer, complaints: list[str], **opt
     return context
 
 
+@contextmanager
+def paused_builders(server: RunningServer) -> Iterator[None]:
+    """Suspend the processes that build, so that builds wait."""
+    builders = psutil.Process(server.process.pid).children(recursive=True)
+    for each in builders:
+        each.suspend()
+    try:
+        yield
+    finally:
+        for each in builders:
+            each.resume()
+
+
 @pytest.fixture
 def complaints() -> Iterator[list[str]]:
     found: list[str] = []
@@ -170,7 +185,7 @@ def test_an_environment_is_created_with_the_keyboard_alone_and_its_log_is_live(
     page.wait_for_url("**/new")
     tab_to("Text")
     keys.press("Control+A")
-    keys.insert_text(TEXT.replace("six", "six >="))
+    keys.insert_text(TEXT.replace("-lib", "-lib >="))
     tab_to("Namespace")
     keys.press("Control+A")
     keys.insert_text("team")
@@ -182,9 +197,9 @@ def test_an_environment_is_created_with_the_keyboard_alone_and_its_log_is_live(
     page.wait_for_selector("text=Line 4:")
     assert page.evaluate("document.activeElement.id") == "text"
     chosen = "(e) => e.value.slice(e.selectionStart, e.selectionEnd)"
-    assert page.locator("#text").evaluate(chosen) == "  - six >="
+    assert page.locator("#text").evaluate(chosen) == "  - shared-lib >="
     keys.press("Control+A")
-    keys.insert_text(TEXT.replace("six", "six >=1"))
+    keys.insert_text(TEXT.replace("-lib", "-lib >=1"))
     tab_to("Create")
     with page.expect_response("**/events?offset=*") as followed:
         keys.press("Enter")
@@ -192,7 +207,7 @@ def test_an_environment_is_created_with_the_keyboard_alone_and_its_log_is_live(
     page.wait_for_selector(".mark:has-text('complete')")
     log = page.locator("#log").inner_text()
     assert "Solving" in log and "Completed: 2 packages" in log
-    assert page.locator("tbody th").all_inner_texts() == ["python", "six"]
+    assert page.locator("tbody th").all_inner_texts() == ["activated", "shared-lib"]
     context.close()
 
 
@@ -207,18 +222,19 @@ def test_the_progress_and_the_log_of_a_running_build_come_by_themselves(
         window.EventSource = class extends Real {
             addEventListener(kind, act) { if (kind !== "end") super.addEventListener(kind, act); }
         };""")
-    # behind two others, so that it still waits when the page is there
-    for name in ("first", "second", "live"):
-        page.goto("/new")
-        page.fill("#namespace", "team")
-        page.fill("#name", name)
-        page.fill("#text", f"{TEXT}  - numpy\nvariables: {{NAME: {name}}}\n")
-        page.get_by_role("button", name="Create").click()
-    assert page.locator(".steps .now").inner_text() == "Queued"
-    page.wait_for_selector(".mark:has-text('building')")
-    assert page.locator(".steps .now").inner_text() != "Queued"
-    page.wait_for_selector("#log:has-text('Completed: ')")
-    assert page.locator(".steps .done").first.inner_text() == "Queued"
+    with paused_builders(server):
+        for name in ("first", "live"):
+            page.goto("/new")
+            page.fill("#namespace", "team")
+            page.fill("#name", name)
+            page.fill("#text", f"{TEXT}  - many-files\nvariables: {{NAME: {name}}}\n")
+            page.get_by_role("button", name="Create").click()
+            page.wait_for_url("**/builds/*")
+        assert page.locator(".steps .now").inner_text() == "Queued"
+    page.wait_for_selector("#log:has-text('Completed: 3 packages')")
+    assert page.locator(".mark").inner_text() == "building"
+    assert page.locator(".steps .done").first.inner_text() == "Queued (done)"
+    assert page.locator("[data-stage]").inner_text() != "Waits for a builder."
     context.close()
 
 
@@ -226,15 +242,17 @@ def test_an_environment_moves_to_its_new_build_while_its_page_is_open(
     browser: Browser, server: RunningServer, complaints: list[str]
 ) -> None:
     context = opened(browser, server, complaints)
-    page, other = context.pages[0], context.new_page()
-    for name in ("before", "moves"):
-        other.goto("/new")
-        other.fill("#namespace", "team")
-        other.fill("#name", name)
-        other.fill("#text", f"{TEXT}variables: {{NAME: {name}}}\n")
-        other.get_by_role("button", name="Create").click()
-    page.goto("/environments/team/moves")
-    page.wait_for_selector("#live tbody th:text-is('python')")
+    page = context.pages[0]
+    with paused_builders(server):
+        page.goto("/new")
+        page.fill("#namespace", "team")
+        page.fill("#name", "moves")
+        page.fill("#text", f"{TEXT}variables: {{NAME: moves}}\n")
+        page.get_by_role("button", name="Create").click()
+        page.wait_for_url("**/builds/*")
+        page.goto("/environments/team/moves")
+        assert page.get_by_text("There are no packages yet.").is_visible()
+    page.wait_for_selector("#live tbody th:text-is('shared-lib')")
     page.goto("/environments?q=moves")
     assert page.locator("#results").get_by_text("2 packages").is_visible()
     context.close()
@@ -250,8 +268,8 @@ def test_searches_show_their_results_while_the_user_types(
     assert page.url.endswith("?q=xyzzy&package=&namespace=")
     assert page.evaluate("document.activeElement.id") == "q"
     page.goto("/builds/1")
-    page.get_by_placeholder("Search the packages").press_sequentially("SI")
-    page.wait_for_selector("tbody tr:only-child th:text-is('six')")
+    page.get_by_placeholder("Search the packages").press_sequentially("SHAR")
+    page.wait_for_selector("tbody tr:only-child th:text-is('shared-lib')")
     context.close()
 
 
@@ -264,7 +282,7 @@ def test_pages_work_with_javascript_switched_off(
     page.get_by_role("button", name="Search").click()
     page.get_by_role("link", name="team/web").click()
     page.get_by_role("link", name="Edit the specification").click()
-    page.fill("#text", "python\nsix\nno-such-package\n")
+    page.fill("#text", "shared-lib\nno-such-package\n")
     page.get_by_role("button", name="Build").click()
     # the page loads itself again until the build has failed
     page.wait_for_selector(".mark:has-text('failed')")

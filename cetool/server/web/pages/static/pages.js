@@ -90,7 +90,8 @@ function followBuild(state) {
     if (now < 0) return;
     steps.forEach((step, index) => {
       step.className = index < now ? "done" : index === now ? "now" : "";
-      step.toggleAttribute("aria-current", index === now);
+      step.querySelector(".hidden-text").textContent = index < now ? " (done)" : "";
+      step.removeAttribute("aria-current");
       if (index === now) step.setAttribute("aria-current", "step");
     });
   }
