@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import uv
-from support.documents import check, commands
+from support.channel import Channel
+from support.documents import commands, run_page
 from support.home import EXECUTABLES, Home
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,10 +24,8 @@ INSTALLATIONS = {
 }
 
 
-def test_the_commands_print_what_readme_shows(home: Home) -> None:
-    for command in commands(README):
-        if command.line not in INSTALLATIONS:
-            check(command, home)
+def test_the_commands_print_what_readme_shows(home: Home, local_channel: Channel) -> None:
+    run_page(README, home, local_channel.has, without=INSTALLATIONS)
 
 
 @pytest.mark.parametrize("line", INSTALLATIONS)
