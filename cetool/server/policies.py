@@ -1,10 +1,15 @@
-"""What requests may use: channels, indexes, URLs and packages, by the settings of their namespace and environment."""
+"""What requests may use: channels, indexes, URLs and packages, by the settings of their namespace and environment.
+
+Admins of a namespace, which all users are of their own, can only narrow what the server allows: what a level allows
+must be allowed by the levels above, what a level requires is required below, and only channels that the server's
+settings list may be in its own network. Defaults are those of the narrowest level.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -42,6 +47,11 @@ class Policy:
     packages_allowed: tuple[str, ...] | None = None
     packages_default: tuple[str, ...] = ()
     packages_required: tuple[str, ...] = ()
+    #: The channels that the server's own settings name, which may be anywhere.
+    channels_listed: tuple[str, ...] = ()
+    #: What namespace and environment allow: each list has to have a channel or package, too.
+    channels_within: tuple[tuple[str, ...], ...] = ()
+    packages_within: tuple[tuple[str, ...], ...] = ()
 
     # --- what is added --------------------------------------------------------------------------------------------
 
@@ -112,15 +122,16 @@ class Policy:
 
     def _check_name(self, found: re.Match[str] | None, text: str) -> None:
         name = text if found is None else found[0].lower()
-        if self.packages_allowed is None or name.startswith("__"):
+        if name.startswith("__"):
             return
-        if not any(fnmatchcase(name, pattern.lower()) for pattern in self.packages_allowed):
-            raise CetoolError(
-                f"the package {shorten(redact(name))!r} is not allowed here",
-                code="not-allowed",
-                about=name,
-                hint=f"Allowed are {', '.join(self.packages_allowed) or 'none'}.",
-            )
+        for allowed in (*([] if self.packages_allowed is None else [self.packages_allowed]), *self.packages_within):
+            if not any(fnmatchcase(name, pattern.lower()) for pattern in allowed):
+                raise CetoolError(
+                    f"the package {shorten(redact(name))!r} is not allowed here",
+                    code="not-allowed",
+                    about=name,
+                    hint=f"Allowed are {', '.join(allowed) or 'none'}.",
+                )
 
     def _check_channel(self, channel: str) -> None:
         if strip_credentials(channel) != channel:
@@ -130,17 +141,14 @@ class Policy:
                 about=redact(channel),
                 hint=_SECRETS,
             )
-        if self._is_listed(channel):
-            return
-        if self.channels_allowed is not None:
-            raise CetoolError(
-                f"the channel {shorten(channel)} is not allowed here",
-                code="not-allowed",
-                about=channel,
-                hint=f"Allowed are {', '.join(map(redact, self.channels_allowed)) or 'none'}.",
-            )
-        if "://" in channel:
-            self._check_place(channel)
+        if not _is_in(channel, self.channels_listed):
+            if self.channels_allowed is not None:
+                raise _disallowed(channel, self.channels_allowed)
+            if "://" in channel:
+                self._check_place(channel)
+        for allowed in self.channels_within:
+            if not _is_in(channel, (*allowed, *self.channels_default, *self.channels_required)):
+                raise _disallowed(channel, allowed)
 
     def _check_url(self, url: str) -> None:
         """Check an index, or the URL of a package."""
@@ -151,16 +159,9 @@ class Policy:
                 about=redact(url),
                 hint=_SECRETS,
             )
-        if not any(self._is_listed(url[:end]) for end in [*(at.start() for at in re.finditer("/", url)), len(url)]):
+        ends = [*(at.start() for at in re.finditer("/", url)), len(url)]
+        if not any(_is_in(url[:end], self.channels_listed) for end in ends):
             self._check_place(url)
-
-    def _is_listed(self, channel: str) -> bool:
-        listed = (*(self.channels_allowed or ()), *self.channels_default, *self.channels_required)
-        bare = channel.rstrip("/")
-        return any(
-            fnmatchcase(bare, pattern.rstrip("/")) or ("*" not in pattern and bare == _channel(pattern))
-            for pattern in listed
-        )
 
     def _check_place(self, url: str) -> None:
         """Raise CetoolError for a URL that is not public.
@@ -184,15 +185,56 @@ class Policy:
             raise _refused(url, "it is not a public address")
 
 
-def policy_of(config: ServerConfig, settings: Mapping[str, Any]) -> Policy:
-    """Return the policy of a level, from the configuration and the settings in the database, which win."""
+def policy_of(config: ServerConfig, levels: Sequence[Mapping[str, Any]]) -> Policy:
+    """Return the policy of an environment, from the configuration and the settings in the database.
 
-    def one(key: str) -> Any:
-        found = settings.get(key, getattr(config, key.replace("-", "_")))
-        return found if found is None else tuple(map(str, found))
+    ``levels`` are those of the server, which win over the configuration, of the namespace and of the environment.
+    """
+    server, *below = levels
 
-    names = [f"{what}-{how}" for what in ("channels", "packages") for how in ("allowed", "default", "required")]
-    return Policy(**{name.replace("-", "_"): one(name) for name in names})
+    def outer(key: str) -> tuple[str, ...] | None:
+        found = server.get(key, getattr(config, key.replace("-", "_")))
+        return None if found is None else tuple(map(str, found))
+
+    def inner(key: str) -> tuple[tuple[str, ...], ...]:
+        return tuple(tuple(map(str, level[key])) for level in below if level.get(key) is not None)
+
+    def default(key: str) -> tuple[str, ...]:
+        return (outer(key) or (), *inner(key))[-1]
+
+    def required(key: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(each for level in (outer(key) or (), *inner(key)) for each in level))
+
+    channels = [outer(f"channels-{how}") or () for how in ("allowed", "default", "required")]
+    return Policy(
+        outer("channels-allowed"),
+        default("channels-default"),
+        required("channels-required"),
+        outer("packages-allowed"),
+        default("packages-default"),
+        required("packages-required"),
+        tuple(dict.fromkeys(each for level in channels for each in level)),
+        inner("channels-allowed"),
+        inner("packages-allowed"),
+    )
+
+
+def _is_in(channel: str, patterns: Iterable[str]) -> bool:
+    """Return whether a pattern, or the name or URL of a channel, means this channel."""
+    bare = channel.rstrip("/")
+    return any(
+        fnmatchcase(bare, pattern.rstrip("/")) or ("*" not in pattern and bare == _channel(pattern))
+        for pattern in patterns
+    )
+
+
+def _disallowed(channel: str, allowed: Sequence[str]) -> CetoolError:
+    return CetoolError(
+        f"the channel {shorten(channel)} is not allowed here",
+        code="not-allowed",
+        about=channel,
+        hint=f"Allowed are {', '.join(map(redact, allowed)) or 'none'}.",
+    )
 
 
 def _channel(text: str) -> str:

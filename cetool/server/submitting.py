@@ -104,7 +104,7 @@ def upload(server: Server, submission: Submission, spec: EnvironmentSpec, locks:
         )
     check_platforms([each.platform for each in locks])
     with server.database.read() as tx:
-        policy = policy_of(server.config, namespaces.settings(tx, submission.namespace, submission.name or ""))
+        policy = policy_of(server.config, namespaces.levels(tx, submission.namespace, submission.name or ""))
     policy.check(spec)
     for each in locks:
         policy.check_packages(each.conda, each.pypi)
@@ -129,7 +129,7 @@ def rebuild(server: Server, number: int, by: Principal) -> int:
     )
     _permit(server, submission)
     with server.database.read() as tx:
-        policy = policy_of(server.config, namespaces.settings(tx, old.namespace, old.name or ""))
+        policy = policy_of(server.config, namespaces.levels(tx, old.namespace, old.name or ""))
     for each in parts:
         policy.check(EnvironmentSpec.from_dict(dict(each.spec or {})))
     return _ask(server, _Wanted(submission, parts, dict(row))).build_id
@@ -146,8 +146,8 @@ def _read(server: Server, submission: Submission) -> tuple[Declared, dict[str, E
     platforms = check_platforms(chosen or server.config.default_platforms or (current_platform(),))
     virtual = virtual_packages(server.config.profiles, submission.profile)
     with server.database.read() as tx:
-        settings = namespaces.settings(tx, submission.namespace, submission.name or "")
-    specs = specifications(declared, platforms, policy_of(server.config, settings), virtual)
+        levels = namespaces.levels(tx, submission.namespace, submission.name or "")
+    specs = specifications(declared, platforms, policy_of(server.config, levels), virtual)
     return declared, specs
 
 
@@ -168,6 +168,8 @@ def _permit(server: Server, submission: Submission) -> None:
     with server.database.read() as tx:
         if namespaces.find(tx, submission.namespace) is None:
             require(submission.by, "namespace::create", submission.namespace)
+        if submission.name is not None and not _is_free(tx, submission):
+            require(submission.by, "environment::update", *place)
         waiting = tx.scalar(sa.select(sa.func.count()).select_from(build).where(build.c.status == "QUEUED")) or 0
     if waiting >= server.config.queue_length:
         raise CetoolError(
@@ -181,6 +183,12 @@ def _permit(server: Server, submission: Submission) -> None:
                 code="disk-full",
                 hint="Its operator can free some: `cetool server gc`, or a lower `storage-threshold`.",
             )
+
+
+def _is_free(tx: sa.Connection, submission: Submission) -> bool:
+    """Return whether the environment is new, or what it points to is the submitter's: a build moves it."""
+    found = environments.find(tx, submission.namespace, submission.name or "")
+    return found is None or found.build_id is None or builds.get(tx, found.build_id).by == submission.by.name
 
 
 def _ask(server: Server, wanted: _Wanted) -> Submitted:

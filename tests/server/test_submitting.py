@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.builds import result
 from support.home import Home
 
 from cetool.base.errors import CetoolError
 from cetool.declare.platforms import current_platform
+from cetool.server import changing
 from cetool.server.access import Grant, Principal
 from cetool.server.config import ServerConfig
-from cetool.server.data import builds, namespaces
+from cetool.server.data import builds, leases, namespaces
 from cetool.server.journal import Journal
 from cetool.server.server import Server, open_server
 from cetool.server.submitting import Submission, Submitted, rebuild, submit
@@ -128,11 +130,35 @@ def test_requests_cannot_reach_into_the_server(server: Server, text: str, code: 
 def test_a_channel_that_is_listed_may_be_anywhere(server: Server) -> None:
     with server.database.write() as tx:
         namespaces.ensure(tx, "team", by="root")
-        namespaces.set_setting(tx, "team", "channels-allowed", ["conda-forge", "file:///srv/*"])
+        namespaces.set_setting(tx, "", "channels-allowed", ["conda-forge", "file:///srv/*"])
     text = "channels: [file:///srv/channel, nodefaults]\ndependencies: [python]\n"
     assert spec_of(server, ask(server, text).build_id)["channels"] == ["file:///srv/channel"]
     assert refused(server, "channels: [bioconda]\ndependencies: [python]\n").code == "not-allowed"
     assert refused(server, "dependencies: ['bioconda::python']\n").code == "not-allowed"
+
+
+def test_settings_of_a_namespace_only_narrow_what_the_server_allows(server: Server) -> None:
+    private = "http://169.254.169.254/latest"
+    with server.database.write() as tx:
+        namespaces.ensure(tx, "team", by="root")
+        namespaces.set_setting(tx, "", "channels-allowed", ["conda-forge", "bioconda"])
+        namespaces.set_setting(tx, "", "packages-allowed", ["python", "six"])
+        namespaces.set_setting(tx, "team", "channels-allowed", ["*"])
+        namespaces.set_setting(tx, "team", "channels-default", [private])
+        namespaces.set_setting(tx, "team", "packages-allowed", ["*"])
+    assert refused(server, "dependencies: [python]\n").code == "not-allowed"
+    assert refused(server, "channels: [pytorch, nodefaults]\ndependencies: [python]\n").code == "not-allowed"
+    assert refused(server, "channels: [bioconda]\ndependencies: [numpy]\n").code == "not-allowed"
+    with server.database.write() as tx:
+        namespaces.set_setting(tx, "team", "channels-default", None)
+        namespaces.set_setting(tx, "team", "channels-allowed", ["conda-forge"])
+    assert refused(server, "channels: [bioconda]\ndependencies: [python]\n").code == "not-allowed"
+    assert spec_of(server, ask(server, "dependencies: [python]\n").build_id)["channels"] == ["conda-forge"]
+    with server.database.write() as tx:
+        namespaces.set_setting(tx, "", "channels-allowed", None)
+        for key in ("channels-allowed", "channels-default", "channels-required"):
+            namespaces.set_setting(tx, "team", key, [private])
+    assert refused(server, "dependencies: [python]\n").code == "channel-refused"
 
 
 def test_settings_of_a_namespace_add_and_limit_packages(server: Server) -> None:
@@ -145,9 +171,45 @@ def test_settings_of_a_namespace_add_and_limit_packages(server: Server) -> None:
     spec = spec_of(server, ask(server, "dependencies: [numpy]\n").build_id)
     assert spec["packages"] == ["numpy", "python >=3"]
     assert spec["channels"] == ["conda-forge", "bioconda"]
-    assert "channels" in spec_of(server, ask(server, "dependencies: [numpy]\n", name="web2").build_id)
+    # what the namespace requires, an environment cannot leave out
+    spec = spec_of(server, ask(server, "dependencies: [numpy]\n", name="web2").build_id)
+    assert spec["channels"] == ["conda-forge", "bioconda"]
     assert refused(server, "dependencies: [requests]\n").code == "not-allowed"
     assert refused(server, "dependencies: [python, {pip: [requests]}]\n").code == "not-allowed"
+
+
+def test_a_contributor_creates_environments_but_moves_none_of_others(server: Server) -> None:
+    contributor = Principal("cleo", grants=(Grant("team/*", "contributor"),), authenticated=True)
+
+    def contribute(text: str, name: str) -> int:
+        return submit(server, Submission("team", name, text, contributor)).build_id
+
+    ask(server, "python\n")
+    built(server)
+    with pytest.raises(CetoolError) as caught:
+        contribute("six\n", "web")
+    assert caught.value.code == "not-allowed" and "environment::update" in caught.value.message
+    for text in ("numpy\n", "six\n"):
+        contribute(text, "mine")
+        built(server)
+    waiting = contribute("zlib\n", "mine")
+    assert changing.cancel_build(server, contributor, waiting).status == "CANCELED"
+    number = ask(server, "pip\n", "mine").build_id
+    with pytest.raises(CetoolError) as caught:
+        changing.cancel_build(server, contributor, number)
+    assert caught.value.code == "not-allowed"
+    built(server)
+    with pytest.raises(CetoolError) as caught:
+        contribute("six\n", "mine")
+    assert caught.value.code == "not-allowed"
+
+
+def built(server: Server) -> None:
+    """Complete the build that waits."""
+    with server.database.write() as tx:
+        claim = leases.claim(tx, "test", 60)
+        assert claim is not None
+        leases.complete(tx, claim, result(claim, "python"))
 
 
 def test_rights_and_the_queue_are_checked_first(server: Server, home: Home) -> None:

@@ -144,11 +144,15 @@ def level_of(space: str = "", name: str = "") -> str:
 
 def settings(tx: sa.Connection, space: str = "", name: str = "") -> dict[str, Any]:
     """Return the settings that hold for a namespace or environment, those of all levels above included."""
-    levels = list(dict.fromkeys(("", level_of(space), level_of(space, name))))
     found: dict[str, Any] = {}
-    for level in levels:
-        found |= settings_at(tx, level)
+    for level in levels(tx, space, name):
+        found |= level
     return found
+
+
+def levels(tx: sa.Connection, space: str = "", name: str = "") -> tuple[dict[str, Any], ...]:
+    """Return the settings of each level: the server's, the namespace's, the environment's, as far as they are named."""
+    return tuple(settings_at(tx, level) for level in dict.fromkeys(("", level_of(space), level_of(space, name))))
 
 
 def settings_at(tx: sa.Connection, level: str) -> dict[str, Any]:

@@ -37,11 +37,11 @@ class Solver:
         """Return the specification of an ``environment.yml`` under the settings of a namespace. Raises CetoolError."""
         server = self._server
         with server.database.read() as tx:
-            settings = namespaces.settings(tx, namespace)
+            levels = namespaces.levels(tx, namespace)
         platform = server.world.platform
         declared = Declared("environment-yaml", text, "environment.yml")
         virtual = virtual_packages(server.config.profiles, "plain")
-        return specifications(declared, (platform,), policy_of(server.config, settings), virtual)[platform]
+        return specifications(declared, (platform,), policy_of(server.config, levels), virtual)[platform]
 
     def solve(self, spec: EnvironmentSpec) -> PlatformLock:
         """Return the packages that solve a specification. Raises CetoolError."""

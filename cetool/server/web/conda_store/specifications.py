@@ -174,7 +174,7 @@ def _filled(here: Server, found: Specification, space: str) -> Specification:
     if any(each if isinstance(each, str) else each.pip for each in found.dependencies):
         return found
     with here.database.read() as tx:
-        policy = policy_of(here.config, namespaces.settings(tx, space, found.name))
+        policy = policy_of(here.config, namespaces.levels(tx, space, found.name))
     added = policy.packages_default or policy.packages_required
     return found if added else found.model_copy(update={"dependencies": ["python"]})
 

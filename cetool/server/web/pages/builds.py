@@ -236,7 +236,7 @@ def _is_current(server: Here, build: Build) -> bool:
 def _rights(who: Principal, build: Build) -> SimpleNamespace:
     place = (build.namespace, build.name or "*")
     return SimpleNamespace(
-        cancel=allows(who, "build::cancel", *place),
+        cancel=allows(who, "build::cancel", *place) or changing.is_own(who, build),
         delete=allows(who, "build::delete", *place),
         rebuild=allows(who, "environment::update", *place),
     )
