@@ -50,12 +50,9 @@ from cetool.store.store import Directory
 #: Errors that another attempt may not meet.
 TRANSIENT = frozenset(
     (
-        "build-crashed",
-        "channel-unreachable",
-        "download-failed",
-        "engine-stalled",
-        "index-unreachable",
-        "url-unreachable",
+        *("build-crashed", "channel-unreachable", "download-failed", "engine-stalled", "index-unreachable"),
+        # a package was replaced or removed in the cache between the steps
+        *("url-unreachable", "offline-missing"),
     )
 )
 _SCHEMA = 1

@@ -299,7 +299,7 @@ def link(plan: LinkPlan, tell: Tell, platform: str) -> None:
             guard_writes([prefix, *plan.changed])
         request = plan.world.request(plan.exact, prefix, plan.scratch / "link.log")
         request = request._replace(environ=environ, cache=plan.cache, offline=not plan.needs_network)
-        request = request._replace(given=plan.scratch / "wheels")
+        request = request._replace(given=plan.scratch / "wheels", apart=True)
         return _built(request, plan, Making(progress, settling), Hold(OWN, descriptors, True))
 
     lease = ensure(plan.world.store, plan.exact, build, on_wait=progress.wait, purpose="for a build")

@@ -124,6 +124,8 @@ class EngineRequest(Value):
     archives: Path | None = None
     #: A directory with files of exact packages, verified, as ``SHA256/FILE``: they need not be downloaded.
     given: Path | None = None
+    #: Whether files are copied, not linked to the package cache, if link scripts run, which could change them there.
+    apart: bool = False
 
     @property
     def packages(self) -> tuple[str, ...]:

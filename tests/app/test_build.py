@@ -146,6 +146,16 @@ def test_link_scripts_see_no_network_no_secrets_and_change_only_their_environmen
     assert not (data / "secret2").exists() and not Path("/usr/cetool-was-here").exists()
 
 
+def test_link_scripts_cannot_change_files_of_other_environments(
+    builder: BuildProcess, data: Path, hostile: str
+) -> None:
+    texts = []
+    for number, specs in enumerate([("plain",), ("plain", "vandal"), ("plain", "plain >=1")]):
+        name = named(builder.build(request(number, data, *specs, channels=(hostile,))), "realized")["name"]
+        texts.append(data / "envs" / name / "share" / "hello" / "plain.txt")
+    assert [path.read_text() for path in texts] == ["plain\n", "plain\nvandalized\n", "plain\n"]
+
+
 @pytest.mark.parametrize(
     ("package", "limits", "code"),
     [

@@ -31,6 +31,7 @@ cat "$PREFIX/../../secret"; ls -A /home /root "$PREFIX/../../logs"; env
 touch "$PREFIX/../other" "$PREFIX/../../secret2" /usr/cetool-was-here
 cat /proc/net/dev > "$PREFIX/interfaces"
 true""",
+    "vandal": 'echo vandalized >> "$PREFIX/share/hello/plain.txt"',
     "failing": 'echo "no luck today" > "$PREFIX/.messages.txt"; exit 3',
 }
 
@@ -41,6 +42,7 @@ def write_hostile_channel(root: Path) -> str:
         Package(name, "1.0", entries=(Entry(f"bin/.{name}-post-link.sh", f"#!/bin/sh\n{text}\n".encode(), True),))
         for name, text in SCRIPTS.items()
     ]
+    packages.append(Package("plain", "1.0", entries=(Entry("share/hello/plain.txt", b"plain\n"),)))
     write_repodata({f"{each.stem}{each.suffix}": write_package(each, root) for each in packages}, "noarch", root)
     write_repodata({}, current_platform(), root)
     return root.as_uri()

@@ -10,7 +10,7 @@ from cetool.base.durations import is_span, rfc3339
 from cetool.base.errors import EngineError
 from cetool.base.text import pattern
 from cetool.base.urls import scrub
-from cetool.engines.archives import check_site_packages
+from cetool.engines.archives import check_site_packages, has_link_script
 from cetool.engines.explicit import distinct
 from cetool.engines.protocol import EngineRequest, Progress
 from cetool.engines.rattler.client import make_client
@@ -27,7 +27,7 @@ from cetool.packages.cache import METADATA, PACKAGES, DamagedPackages, ReplacedP
 from cetool.packages.integrity import is_damaged
 
 if TYPE_CHECKING:
-    from rattler import Channel, Client, Gateway, GenericVirtualPackage, MatchSpec, RepoDataRecord, Subdir
+    from rattler import Channel, Client, Config, Gateway, GenericVirtualPackage, MatchSpec, RepoDataRecord, Subdir
     from rattler.repo_data.source import RepoDataSource
     from rattler.solver.solver import SolveStrategy
 
@@ -274,6 +274,7 @@ class Creation:
                     execute_link_scripts=True,
                     client=client,
                     reporter=cast(Any, reporter),  # rattler takes any object with some of the methods
+                    config=self._linking(packages, records),
                 )
         except Exception as error:
             unpacked = (packages / _STEM.sub("", record.file_name) for record in records)
@@ -286,6 +287,18 @@ class Creation:
         note_use(packages, (_STEM.sub("", record.file_name) for record in records))
         if (failed := reporter.failed_script(self.request.prefix)) is not None:
             raise failed
+
+    def _linking(self, packages: Path, records: list[RepoDataRecord]) -> Config | None:
+        """Return rattler's configuration for how files are linked; None for the usual one."""
+        from rattler import Config
+
+        unpacked = (packages / _STEM.sub("", record.file_name) for record in records)
+        if not self.request.apart or not any(map(has_link_script, unpacked)):
+            return None
+        config = Config()
+        for key in ("allow-hard-links", "allow-symbolic-links"):
+            config.set(key, "false")
+        return config
 
 
 def _is_virtual(spec: Any) -> bool:
