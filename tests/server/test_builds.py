@@ -178,6 +178,17 @@ def test_a_restart_puts_builds_back(database: Database) -> None:
         assert leases.renew(tx, old, 60) == "lost"
 
 
+def test_a_build_that_kills_the_server_again_and_again_fails(database: Database) -> None:
+    with database.write() as tx:
+        number = posted(tx, "team/one", "python").build_id
+        for attempt in range(1, 5):
+            assert leases.claim(tx, f"server{attempt}/1", 60) is not None
+            assert leases.release_owned_by_others(tx, "next", most=3) == 1
+        found = builds.get(tx, number)
+        assert (found.status, found.code) == ("FAILED", "build-crashed")
+        assert found.reason == "the server was killed during the build, in attempt 4"
+
+
 def test_builds_that_wait_for_the_same_request_fail_together(database: Database) -> None:
     with database.write() as tx:
         first, second = posted(tx, "a/one", "nope"), posted(tx, "b/one", "nope")

@@ -126,16 +126,22 @@ def release(tx: sa.Connection, held: Claim, *, not_before: float, reason: str, c
     return True
 
 
-def release_owned_by_others(tx: sa.Connection, owner: str) -> int:
+def release_owned_by_others(tx: sa.Connection, owner: str, *, most: int | None = None) -> int:
     """Put back builds whose holder is not ``owner`` or one of its workers (``OWNER/1``); return how many.
 
-    For the start of the only server on a data directory: every other holder is dead.
+    For the start of the only server on a data directory: every other holder is dead. A build that was tried more often
+    than ``most`` fails instead: it may be what kills the server.
     """
     others = ~sa.or_(build.c.owner == owner, build.c.owner.startswith(f"{owner}/", autoescape=True))
-    numbers = tx.scalars(sa.select(build.c.id).where(build.c.status == "BUILDING", others)).all()
-    for number in numbers:
-        _put_back(tx, number, "the server was restarted")
-    return len(numbers)
+    chosen = sa.select(build.c.id, build.c.attempts).where(build.c.status == "BUILDING", others)
+    rows = tx.execute(chosen).all()
+    for row in rows:
+        if most is None or row.attempts <= most:
+            _put_back(tx, row.id, "the server was restarted")
+            continue
+        reason = f"the server was killed during the build, in attempt {row.attempts}"
+        _fail_row(tx, row.id, {"code": "build-crashed", "reason": reason, "hint": "Look at the log of the server."})
+    return len(rows)
 
 
 def _put_back(tx: sa.Connection, number: int, reason: str) -> None:
@@ -257,12 +263,16 @@ def fail(tx: sa.Connection, held: Claim, code: str, reason: str, hint: str | Non
         waiting = waiting.where(~build.c.refresh)
     numbers = (held.build_id, *tx.scalars(waiting))
     for number in numbers:
-        row = tx.execute(sa.select(build.c.started, build.c.scheduled).where(build.c.id == number)).one()
-        ended = max(now(tx), row.started or row.scheduled)
-        values = {**_idle("FAILED", reason), "code": code, "hint": hint, "ended": ended}
-        tx.execute(build.update().where(build.c.id == number).values(values))
-        events.add_for_build(tx, "build.failed", number, {"code": code, "reason": reason})
+        _fail_row(tx, number, {"code": code, "reason": reason, "hint": hint})
     return numbers
+
+
+def _fail_row(tx: sa.Connection, number: int, why: Mapping[str, str | None]) -> None:
+    row = tx.execute(sa.select(build.c.started, build.c.scheduled).where(build.c.id == number)).one()
+    ended = max(now(tx), row.started or row.scheduled)
+    values = {**_idle("FAILED", ""), **why, "ended": ended, "fence": build.c.fence + 1}
+    tx.execute(build.update().where(build.c.id == number).values(values))
+    events.add_for_build(tx, "build.failed", number, {"code": why["code"], "reason": why["reason"]})
 
 
 def _complete_waiting(tx: sa.Connection, held: Claim, built: Sequence[BuildPlatform]) -> Iterator[int]:
