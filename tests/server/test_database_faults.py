@@ -67,6 +67,41 @@ def test_writers_of_one_process_wait_in_turn(tmp_path: Path) -> None:
     assert len(errors) == 1
 
 
+def test_a_locked_database_leaves_threads_for_those_who_read(tmp_path: Path) -> None:
+    database = Database.open(tmp_path / "server.sqlite3", wait=30)
+    other = sqlite3.connect(database.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    codes: list[str] = []
+    done = threading.Semaphore(0)
+
+    def write() -> None:
+        try:
+            with database.write() as tx:
+                posted(tx, "team/one", "python")
+        except CetoolError as error:
+            codes.append(error.code)
+        done.release()
+
+    threads = [threading.Thread(target=write) for _ in range(30)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        done.acquire()  # these do not wait for 30 seconds
+    assert codes == ["database-busy"] * len(codes) and len(codes) >= 20
+    other.execute("ROLLBACK")
+    for thread in threads:
+        thread.join()
+    assert len(codes) < 30
+    with database.write() as tx:
+        assert not posted(tx, "team/one", "python").created
+
+
+def test_an_error_in_a_transaction_stays_what_it_is(tmp_path: Path) -> None:
+    database = Database.open(tmp_path / "server.sqlite3")
+    with pytest.raises(FileNotFoundError), database.write():
+        (tmp_path / "none").read_text()
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
 def test_a_read_only_database_is_an_error(tmp_path: Path) -> None:
     database = Database.open(tmp_path / "server.sqlite3")

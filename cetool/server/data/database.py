@@ -35,6 +35,8 @@ _KEPT, _MORE = 8, 56
 _CHECKPOINT = 1000
 #: Bytes to which the log is cut after that, if a long read had let it grow.
 _LARGEST_LOG = 64_000_000
+#: So many threads wait while another process has locked the database for longer than these seconds.
+_PATIENT, _STUCK = 8, 1.0
 
 
 class Database:
@@ -44,8 +46,7 @@ class Database:
         self.engine = engine
         self.path = path
         self.wait = wait
-        self._turn = threading.Lock()
-        self._writer: int | None = None
+        self._turn = _Turn()
 
     @classmethod
     def open(cls, path: Path | str, *, wait: float = WAIT) -> Database:
@@ -74,7 +75,7 @@ class Database:
 
         Raises CetoolError as :meth:`write`.
         """
-        with failures(self.path), self.engine.connect() as tx, tx.begin():
+        with _errors(self.path), self.engine.connect() as tx, tx.begin():
             yield tx
 
     @contextlib.contextmanager
@@ -85,21 +86,17 @@ class Database:
         than ``wait`` seconds, ``disk-full`` or ``cache-not-writable`` if the database cannot be written.
         """
         deadline = time.monotonic() + self.wait
-        if self._writer == threading.get_ident():
-            raise RuntimeError("a write within a write would wait for itself")
-        # threads of this process wait here, in order and without polling
-        if not self._turn.acquire(timeout=self.wait):
+        if not self._turn.take(deadline):
             raise _busy(self.path)
-        self._writer = threading.get_ident()
         try:
             rest = max(0, round((deadline - time.monotonic()) * 1000))
-            with failures(self.path), self.engine.connect() as tx:
+            with _errors(self.path), self.engine.connect() as tx:
                 tx = tx.execution_options(cetool_write=rest)
                 with tx.begin():
+                    self._turn.begun()
                     yield tx
         finally:
-            self._writer = None
-            self._turn.release()
+            self._turn.give_back()
 
     def version(self) -> Callable[[], int]:
         """Return a function that returns another number as soon as anything is committed; for one thread.
@@ -128,9 +125,66 @@ class Database:
             raise _other_version(found, self.path)
 
 
+class _Turn:
+    """Whose turn it is to write: threads of one process wait here, without polling the database.
+
+    While another process keeps the database locked, only a few wait; the others fail at once, so that threads are left
+    for requests that only read.
+    """
+
+    def __init__(self) -> None:
+        self._free = threading.Lock()
+        self._counting = threading.Lock()
+        self._waiting = 0
+        #: The thread whose turn it is, and since when it waits for another process.
+        self._writer: int | None = None
+        self._since: float | None = None
+
+    def take(self, deadline: float) -> bool:
+        """Wait for the turn; return False if that takes too long."""
+        if self._writer == threading.get_ident():
+            raise RuntimeError("a write within a write would wait for itself")
+        with self._counting:
+            self._waiting += 1
+        try:
+            while not self._free.acquire(timeout=max(0.0, min(_STUCK, deadline - time.monotonic()))):
+                if time.monotonic() >= deadline or self._is_stuck():
+                    return False
+        finally:
+            with self._counting:
+                self._waiting -= 1
+        self._writer, self._since = threading.get_ident(), time.monotonic()
+        return True
+
+    def begun(self) -> None:
+        """Say that the database is not locked by another process."""
+        self._since = None
+
+    def give_back(self) -> None:
+        """Let the next thread write."""
+        self._writer = self._since = None
+        self._free.release()
+
+    def _is_stuck(self) -> bool:
+        since = self._since
+        return self._waiting > _PATIENT and since is not None and time.monotonic() - since > _STUCK
+
+
 @contextlib.contextmanager
 def failures(path: Path) -> Iterator[None]:
     """Turn the errors of a database and its files that operators can fix into errors that say so."""
+    try:
+        with _errors(path):
+            yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise _failure(error, path) from error
+
+
+@contextlib.contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    """Turn the errors of a database alone; those of files may come from the code in a transaction."""
     try:
         yield
     except PoolTimeout:
@@ -140,10 +194,6 @@ def failures(path: Path) -> Iterator[None]:
         if isinstance(cause, sqlite3.Error) and (failure := _known(cause, path)) is not None:
             raise failure from error
         raise
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise _failure(error, path) from error
 
 
 def now(tx: sa.Connection) -> float:
@@ -223,7 +273,6 @@ def _engine(path: Path, wait: float) -> sa.Engine:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
         connection.execute(f"PRAGMA journal_size_limit = {_LARGEST_LOG}")
-        connection.execute("PRAGMA cache_size = -8000")
         connection.execute("PRAGMA temp_store = MEMORY")
 
     @sa.event.listens_for(engine, "begin")
