@@ -118,8 +118,8 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Build a local channel and run an example from it with the embedded engine."""
-    install_wheel(session)
+    """Build a local channel and run examples from it with the embedded engine, and with a server."""
+    install_wheel(session, *extra("server"))
     session.run("python", "tools/demo.py")
 
 
