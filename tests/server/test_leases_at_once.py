@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -244,6 +245,18 @@ def test_processes_that_claim_at_once_share_the_work(database: Database) -> None
     with database.read() as tx:
         check_invariants(tx)
         assert builds.count(tx, BuildQuery(status="COMPLETED")) == 60
+
+
+def test_fifty_requests_at_once_are_one_build(database: Database) -> None:
+    def ask(number: int) -> tuple[int, bool]:
+        with database.write() as tx:
+            asked = posted(tx, "team/one", "python")
+            return asked.build_id, asked.created
+
+    with ThreadPoolExecutor(50) as threads:
+        found = list(threads.map(ask, range(50)))
+    assert len({number for number, _ in found}) == 1
+    assert sum(created for _, created in found) == 1
 
 
 def test_a_process_that_is_killed_in_a_transaction_changes_nothing(database: Database) -> None:

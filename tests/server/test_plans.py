@@ -75,6 +75,7 @@ QUERIES: dict[str, Callable[[sa.Connection], object]] = {
     ),
     "with a status": lambda tx: builds.listed(tx, BuildQuery(PAGE, status="FAILED")),
     "of a user": lambda tx: builds.listed(tx, BuildQuery(PAGE, by="ana")),
+    "with a package": lambda tx: builds.listed(tx, BuildQuery(LATEST, packages=("python",))),
     "of a request": lambda tx: builds.listed(tx, BuildQuery(PAGE, request="0" * 64)),
     "by time": lambda tx: builds.listed(tx, BuildQuery(LATEST, sort="scheduled")),
     "by start": lambda tx: builds.listed(tx, BuildQuery(LATEST, sort="started")),

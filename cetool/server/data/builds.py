@@ -178,7 +178,7 @@ def find(tx: sa.Connection, number: int) -> Build | None:
 
 def listed(tx: sa.Connection, query: BuildQuery) -> Page[Build]:
     """Return one page of builds; an unknown namespace has none."""
-    where = _conditions(query)
+    where = _conditions(tx, query)
     order = _ORDERS.get(query.sort)
     if order is None:
         raise CetoolError(f"builds cannot be sorted by {query.sort!r}", code="request-malformed", about="sort")
@@ -204,7 +204,7 @@ def listed(tx: sa.Connection, query: BuildQuery) -> Page[Build]:
 
 def count(tx: sa.Connection, query: BuildQuery) -> int:
     """Return how many builds a query finds on all pages."""
-    where = _conditions(query)
+    where = _conditions(tx, query)
     chosen = sa.select(sa.func.count()).select_from(_IN_NAMESPACE if _is_limited(query) else build).where(*where)
     return int(tx.scalar(chosen) or 0)
 
@@ -236,7 +236,7 @@ def _is_limited(query: BuildQuery) -> bool:
     return query.namespace is not None or (query.reach is not None and not query.reach.everything)
 
 
-def _conditions(query: BuildQuery) -> list[sa.ColumnElement[bool]]:
+def _conditions(tx: sa.Connection, query: BuildQuery) -> list[sa.ColumnElement[bool]]:
     where: list[sa.ColumnElement[bool]] = []
     if query.namespace is not None:
         where.append(namespace.c.name == query.namespace)
@@ -247,10 +247,20 @@ def _conditions(query: BuildQuery) -> list[sa.ColumnElement[bool]]:
         where.append(build.c.deleted.is_(None))
     if query.reach is not None and not query.reach.everything:
         where.append(visible(query.reach, namespace.c.name, build.c.name))
-    for package in query.packages:
-        has = sa.select(build_platform.c.build_id).join(lock_package, lock_package.c.lock == build_platform.c.lock)
-        where.append(build.c.id.in_(has.where(lock_package.c.name == package)))
-    return where
+    return [*where, *(_has(tx, package) for package in query.packages)]
+
+
+def _has(tx: sa.Connection, package: str) -> sa.ColumnElement[bool]:
+    """Return the condition that a build has a package: looked up for each build if many have it, else listed once."""
+    has = (
+        sa.select(build_platform.c.build_id)
+        .join(lock_package, lock_package.c.lock == build_platform.c.lock)
+        .where(lock_package.c.name == package)
+    )
+    some = has.limit(_FEW).subquery()
+    if tx.scalar(sa.select(sa.func.count()).select_from(some)) == _FEW:
+        return sa.exists(has.where(build_platform.c.build_id == build.c.id).correlate(build))
+    return build.c.id.in_(has)
 
 
 # --- ending ---------------------------------------------------------------------------------------------------------
