@@ -111,6 +111,13 @@ def test_a_method_that_a_path_does_not_support_is_named(server: RunningServer) -
     assert (answer.status, answer.json["code"]) == (405, "method-not-allowed")
 
 
+def test_an_unknown_token_gets_401_with_the_reason(server: RunningServer) -> None:
+    answer = server.get("/cetool/1/builds", token="cet_unknown")
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert answer.json["detail"] == "the token is unknown"
+
+
 def test_proxy_headers_count_only_behind_a_proxy(home: Home) -> None:
     forged = {"X-Forwarded-For": "10.0.0.1, 10.0.0.2", "X-Forwarded-Host": "team.example", "Host": "inside"}
     with running_server(home, "--behind-proxy", env={"CETOOL_SERVER_LOG_REQUESTS": "true"}) as behind:
