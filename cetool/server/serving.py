@@ -18,6 +18,7 @@ from typing import Any
 
 import h11
 import uvicorn
+from anyio.to_thread import current_default_thread_limiter
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cetool.base.errors import CetoolError, ConfigError
@@ -39,6 +40,8 @@ _BACKLOG = 2048
 _UNREAD = 60_000
 #: Seconds in which the head of a request has to arrive.
 _HEAD = 30.0
+#: Requests that are handled at once; those beyond wait.
+_THREADS = 100
 #: Open files for connections; the usual soft limit is 1024.
 _FILES = 65536
 
@@ -275,6 +278,11 @@ class _Http(uvicorn.Server):
         """Begin to stop."""
         self.force_exit = self.should_exit
         self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Allow more threads than usual, so that requests that wait for the database do not block all others."""
+        current_default_thread_limiter().total_tokens = _THREADS
+        await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End streams first, then wait for answers, and close connections whose clients do not read."""

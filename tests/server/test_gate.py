@@ -87,6 +87,8 @@ def test_a_chunked_body_is_limited_too(server: RunningServer) -> None:
         ("GET /%ff%fe HTTP/1.1", "localhost", 404),
         ("GET /" + "a" * 10_000 + " HTTP/1.1", "localhost", 404),
         ("GET /" + "a" * 100_000 + " HTTP/1.1", "localhost", 400),
+        ("HEAD /health HTTP/1.1", "localhost", 200),
+        ("HEAD /cetool/1/events HTTP/1.1", "localhost", 401),
         ("BREW /health HTTP/1.1", "localhost", 405),
         ("GET //health HTTP/1.1", "localhost", 404),
         ("GET http://evil.example/health HTTP/1.1", "localhost", 404),
@@ -109,6 +111,13 @@ def test_answers_protect_pages_of_the_server(server: RunningServer) -> None:
 def test_a_method_that_a_path_does_not_support_is_named(server: RunningServer) -> None:
     answer = server.request("PUT", "/cetool/1/environments/a/b")
     assert (answer.status, answer.json["code"]) == (405, "method-not-allowed")
+
+
+def test_head_has_the_headers_of_get_and_no_body(server: RunningServer) -> None:
+    answer = server.request("HEAD", "/cetool/1")
+    assert (answer.status, answer.body) == (200, b"")
+    assert int(answer.headers["content-length"]) == len(server.get("/cetool/1").body)
+    assert server.request("HEAD", "/cetool/1/events").status == 200
 
 
 def test_an_unknown_token_gets_401_with_the_reason(server: RunningServer) -> None:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import signal
 import socket
+import ssl
+from datetime import datetime, timedelta, timezone
+from http.client import HTTPSConnection
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from support.home import Home
 from support.serving import running_server, start_server
 
@@ -85,3 +92,41 @@ def test_another_host_is_refused(home: Home) -> None:
         assert server.get("/health", headers={"Host": "evil.example"}).status == 421
         assert server.get("/health", headers={"Host": f"localhost:{server.port}"}).status == 200
         assert server.get("/health", headers={"Host": "a b"}).status == 400
+
+
+def certificate(home: Home) -> tuple[Path, Path]:
+    """A certificate for localhost that signs itself, and its key."""
+    key = Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(timezone.utc)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, None)
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    return (
+        home.write("cert.pem", made.public_bytes(Encoding.PEM).decode()),
+        home.write("key.pem", private),
+    )
+
+
+def test_a_server_with_a_certificate_speaks_tls(home: Home) -> None:
+    public, private = certificate(home)
+    context = ssl.create_default_context(cafile=str(public))
+    with running_server(home, "--tls-cert", str(public), "--tls-key", str(private)) as server:
+        connection = HTTPSConnection("localhost", server.port, context=context, timeout=30)
+        connection.request("GET", "/health")
+        assert connection.getresponse().status == 200
+        connection.close()
+
+
+def test_a_server_listens_on_ipv6(home: Home) -> None:
+    with running_server(home, "--bind", "[::1]:0") as server:
+        assert (server.host, server.get("/health").status) == ("::1", 200)

@@ -162,13 +162,13 @@ def start_server(
             raise RuntimeError(f"the server did not start: {log.read_text('utf-8', 'replace')}")
         time.sleep(0.02)
     # the token's line follows the address's, and the server answers after both
-    host, port = found[2], int(found[3])
+    host, port = found[2].strip("[]"), int(found[3])
     while True:
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=5):
             break
         time.sleep(0.02)
     server = RunningServer(process, data, log, host, port, found[4], token, options)
-    if server.get("/health", token=None).status != 200:
+    if not found[1].startswith("https") and server.get("/health", token=None).status != 200:
         raise RuntimeError(f"the server does not work: {log.read_text('utf-8', 'replace')}")
     first = _TOKEN.search(log.read_text("utf-8", "replace"))
     if first is not None:

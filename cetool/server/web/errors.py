@@ -22,6 +22,7 @@ STATUSES = {
     "not-found": 404,
     "environment-not-found": 404,
     "method-not-allowed": 405,
+    "request-late": 408,
     "conflict": 409,
     "environment-in-use": 409,
     "precondition-failed": 412,

@@ -36,8 +36,8 @@ _HEADERS = {
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 #: Characters of a path and its query.
 _LONGEST = 16 << 10
-#: Seconds in which a body has to arrive.
-_PATIENCE = 60.0
+#: Seconds in which the next part of a body has to arrive, and all of it.
+_PATIENCE, _LONGEST_BODY = 30.0, 600.0
 _LOOPBACK = re.compile(r"(localhost|.+\.localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _HOST = re.compile(r"[A-Za-z0-9._~\[\]:-]{1,300}")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -63,6 +63,8 @@ class Gate:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1000})
             return
+        if scope["method"] == "HEAD":  # the same as GET, and uvicorn leaves the body out
+            scope, receive = {**scope, "method": "GET"}, _nothing
         headers = dict(scope["headers"])
         scope["state"] = state = dict(scope.get("state", ()))
         state["request_id"] = self._request_id(headers)
@@ -89,7 +91,7 @@ class Gate:
         if answer.status is not None:
             return  # uvicorn closes the connection of an answer that is not complete
         response = self._on_error(Request(scope), error, status_of(error))
-        if error.code == "too-large":
+        if error.code in ("too-large", "request-late"):
             response.headers["Connection"] = "close"
         await response(scope, _nothing, answer.send)
 
@@ -127,15 +129,17 @@ class Gate:
 
     async def _with_body(self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive) -> Receive | None:
         """Return what yields the whole body, which was read within the limits; None if the client has left."""
+        if receive is _nothing:
+            return receive
         if b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") in (b"", b"0"):
             return receive
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._limit:
             raise self._too_large()
         try:
-            body = await asyncio.wait_for(self._read(receive), _PATIENCE)
+            body = await asyncio.wait_for(self._read(receive), _LONGEST_BODY)
         except asyncio.TimeoutError:
-            raise RequestError(f"the body did not arrive within {_PATIENCE:.0f} seconds") from None
+            raise RequestError("the body did not arrive in time", code="request-late") from None
         if body is None:
             return None
         _check_body(body, headers.get(b"content-type", b"").lower())
@@ -149,7 +153,7 @@ class Gate:
     async def _read(self, receive: Receive) -> bytes | None:
         body = bytearray()
         while True:
-            message = await receive()
+            message = await asyncio.wait_for(receive(), _PATIENCE)
             if message["type"] == "http.disconnect":
                 return None
             body += message.get("body", b"")
