@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from cetool.app.world import World, load_world, prepare
 from cetool.declare.environment import EnvironmentSpec
 from cetool.lock.model import PlatformLock
-from cetool.remote.records import BuildRecord, sealed
+from cetool.remote.records import BuildRecord, opened, sealed
 from cetool.server.config import ServerConfig
 from cetool.server.counts import Counts
 from cetool.server.data import namespaces
@@ -94,6 +94,17 @@ class Server:
             server=self.id,
         )
         return sealed(record, self.signer.public, self.signer.sign)
+
+    def answer_of(self, record: str, lock: PlatformLock, *, build: int, environment: str | None) -> str:
+        """Return an answer in the name of another build of its request, with the packages of that build.
+
+        A user who may read that build may not know of the one that answers, nor get packages through it.
+        """
+        found = opened(record, self.signer.public)
+        other = found._replace(
+            build=build, environment=environment, conda=lock.conda, pypi=lock.pypi, requires=required(lock)
+        )
+        return record if other == found else sealed(other, self.signer.public, self.signer.sign)
 
 
 def required(lock: PlatformLock) -> tuple[str, ...]:

@@ -121,6 +121,7 @@ STATUSES = {
     ),
     f"GET {_NATIVE}/blobs/{{number}}/{{sha256}}/{{file}}": (401, 404, 404),
     f"GET {_NATIVE}/answers/{{platform}}/{{digest}}": (401, 404, 404),
+    f"GET {_NATIVE}/builds/{{number}}/record/{{platform}}": (401, 404, 404),
     f"GET {_SPACE}/role": (403, 400, 403),
     "GET /differences": (401, 200, 422),
     # what the build does not have
@@ -196,7 +197,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, local_channel: Channel) -> 
             posted(tx, "team/gpu", "numpy")
             claim = leases.claim(tx, "test", 60)
             assert claim is not None
-            leases.complete(tx, claim, result(claim, "python"))
+            leases.complete(tx, claim, result(claim, "python", record=False))
         database.close()
         yield running
     remove_home(home)
@@ -230,7 +231,7 @@ def asked(server: RunningServer, route: str, place: str, token: str | None) -> t
         connection.close()
 
 
-@pytest.mark.parametrize("actor", [0, 1, 2], ids=["nobody", "viewer", "other"])
+@pytest.mark.parametrize("actor", [0, 1, 2], ids=["anonymous", "viewer", "other"])
 def test_every_route_checks_the_rights_of_the_one_who_asks(server: RunningServer, actor: int) -> None:
     token = (None, token_for(server, "team/*", "viewer"), token_for(server, "other/*", "admin"))[actor]
     wrong = []

@@ -91,8 +91,17 @@ def test_an_answer_is_for_those_who_may_read_an_environment_with_it(
     assert server.get(place, token=viewer).status == 404
     body = {"namespace": "second", "name": "copy", "specs": ["six ==1.16.0"]}
     server.post("/cetool/1/namespaces", {"name": "second"})
-    assert server.post("/cetool/1/requests", body, token=viewer).status == 200
-    assert server.get(place, token=viewer).status == 200
+    copy = server.post("/cetool/1/requests", body, token=viewer)
+    assert copy.status == 200
+    answer = server.get(place, token=viewer)
+    assert answer.status == 200
+    # in the name of the build that the viewer may read
+    public = base64.b64decode(server.get("/cetool/1", token=None).json["key"]["public"])
+    record = opened(answer.body, public)
+    assert (record.build, record.environment) == (copy.json["build"], "second/copy")
+    assert record.lock.digest == platform["lock"]
+    again = server.get(place, token=viewer, headers={"If-None-Match": answer.headers["etag"]})
+    assert again.status == 304
     assert server.request("DELETE", f"{ENVIRONMENTS}/second/copy").status == 200
     assert server.get(place, token=viewer).status == 404
 

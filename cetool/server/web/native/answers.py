@@ -10,8 +10,9 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from cetool.base.errors import CetoolError
-from cetool.server.access import reach, within
+from cetool.server.access import Principal, reach, within
 from cetool.server.data import answers as data
+from cetool.server.data import locks
 from cetool.server.server import Server
 from cetool.server.web.native import schemas
 from cetool.server.web.native.memory import Found, Memory
@@ -72,14 +73,24 @@ def _look(request: Request, server: Server, platform: str, digest: str) -> Found
 
     with server.database.read() as tx:
         found = data.find(tx, platform, digest)
-        if found is not None and (readable(found) or any(map(readable, data.builds(tx, platform, digest)))):
-            body = found.record.encode()
-            etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-            return Found(200, principal.name, etag, body, found.build_id, principal.expires)
+        if found is not None and readable(found):
+            return _hit(principal, found.build_id, found.record)
+        other = None if found is None else next(filter(readable, reversed(data.builds(tx, platform, digest))), None)
+        if found is not None and other is not None:
+            place = None if other.environment is None else f"{other.namespace}/{other.environment}"
+            lock = locks.of_build(tx, other.build_id)[platform]
+            record = server.answer_of(found.record, lock, build=other.build_id, environment=place)
+            return _hit(principal, other.build_id, record)
         running = next(filter(readable, data.unfinished(tx, platform, digest)), None)
     if running is not None:
         return Found(202, principal.name, build=running.build_id, expires=principal.expires)
     return Found(404, principal.name, expires=principal.expires)
+
+
+def _hit(principal: Principal, build: int, record: str) -> Found:
+    body = record.encode()
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    return Found(200, principal.name, etag, body, build, principal.expires)
 
 
 def _memory_of(request: Request) -> Memory:

@@ -131,14 +131,17 @@ def show_record(request: Request, principal: Known, server: Here, number: Number
         found = build_for(tx, principal, number)
         wanted = [each.request for each in found.platforms if each.platform == platform]
         chosen = sa.select(columns.record).where(columns.platform == platform, columns.request.in_(wanted))
-        record = tx.scalar(chosen)
-    if record is None:
+        stored = tx.scalar(chosen)
+        lock = locks.of_build(tx, number).get(platform)
+    if stored is None or lock is None:
         raise CetoolError(
             f"build {number} has no record for {platform[:50]}",
             code="not-found",
             about=platform[:50],
             hint="A build has a record for each of its platforms when it has completed.",
         )
+    place = None if found.name is None else f"{found.namespace}/{found.name}"
+    record = server.answer_of(stored, lock, build=number, environment=place)
     return Response(record, media_type="application/json")
 
 
