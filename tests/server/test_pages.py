@@ -195,6 +195,7 @@ def test_builds_are_listed_by_status_and_environment(admin: Visitor, viewer: Vis
 def test_a_build_says_why_it_ended_and_what_was_asked_for(viewer: Visitor) -> None:
     failed = viewer.get("/builds/4")
     assert "No channel has <nothing>. Check the name." in failed.text and "package-not-found" in failed.text
+    assert not any("/edit" in link for link in failed.links)
     done = viewer.get("/builds/3")
     assert "Made an environment of 3 packages." in done.text and "python 3.13" in done.text
     assert "python >=3 numpy" in done.text
@@ -285,6 +286,12 @@ def test_an_environment_is_edited(editor: Visitor, viewer: Visitor, admin: Visit
     assert viewer.get("/new").status == 200  # in the namespace of her own
     denied = viewer.send(viewer.get("/new"), "/new", namespace="team", name="x", text=YAML, do="build")
     assert denied.status == 422 and "lacks the right" in denied.text
+
+
+def test_the_specification_of_a_failed_build_is_edited(editor: Visitor) -> None:
+    link = next(link for link in editor.get("/builds/4").links if "/edit" in link)
+    page = editor.get(link.removeprefix(editor.server.prefix))
+    assert ("text", "nothing") in page.form("?build=4").values
 
 
 def test_a_build_is_done_again(admin: Visitor) -> None:

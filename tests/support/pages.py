@@ -142,7 +142,7 @@ class Page(HTMLParser):
 
     def form(self, end: str) -> Form:
         """Return the form whose action ends with a text."""
-        found = [each for each in self.forms if urlsplit(each.action).path.endswith(end)]
+        found = [each for each in self.forms if urlsplit(each.action).path.endswith(end) or each.action.endswith(end)]
         assert found, f"{self.path} has no form {end}, only {[each.action for each in self.forms]}"
         return found[0]
 

@@ -17,7 +17,8 @@ from cetool.declare.platforms import PLATFORMS, current_platform
 from cetool.server import submitting
 from cetool.server.access import Principal, allows, matches, reach, require
 from cetool.server.data import answers, builds, summaries
-from cetool.server.data.builds import BuildQuery
+from cetool.server.data.builds import Build, BuildQuery
+from cetool.server.data.environments import Environment
 from cetool.server.data.paging import Cut
 from cetool.server.finding import build_for, environment_for
 from cetool.server.server import Server
@@ -74,18 +75,29 @@ def create(request: Request, who: Viewer, server: Here, form: Posted) -> Respons
 
 
 @router.get(_EDIT)
-def show_edit(request: Request, who: Viewer, server: Here, namespace: str, name: str) -> Response:
-    """Show the specification of an environment's latest build, to be changed."""
+def show_edit(
+    request: Request, who: Viewer, server: Here, namespace: str, name: str, build: int | None = None
+) -> Response:
+    """Show the specification of a build of an environment, to be changed; of its current build, or its latest."""
     with server.database.read() as tx:
         found = environment_for(tx, who, namespace, name, "environment::update")
-        query = BuildQuery(Cut(1, descending=True), environment_id=found.id)
-        latest = builds.listed(tx, query).rows
-        build = builds.find(tx, found.build_id) if found.build_id is not None else next(iter(latest), None)
-        text = _START if build is None else summaries.text_of(tx, build.specification_id).text
-    platforms = (current_platform(),) if build is None else tuple(each.platform for each in build.platforms)
-    profile = "plain" if build is None else build.profile
+        start = _start_of(tx, found, build)
+        text = _START if start is None else summaries.text_of(tx, start.specification_id).text
+    platforms = (current_platform(),) if start is None else tuple(each.platform for each in start.platforms)
+    profile = "plain" if start is None else start.profile
     draft = Draft(namespace, name, text, platforms=platforms, profile=profile, editing=True)
     return _form_page(request, who, draft)
+
+
+def _start_of(tx: sa.Connection, found: Environment, number: int | None) -> Build | None:
+    """Return the build to start from: this one if it is the environment's, else the current or latest one."""
+    asked = None if number is None else builds.find(tx, number)
+    if asked is not None and asked.environment_id == found.id:
+        return asked
+    if found.build_id is not None:
+        return builds.find(tx, found.build_id)
+    latest = builds.listed(tx, BuildQuery(Cut(1, descending=True), environment_id=found.id)).rows
+    return next(iter(latest), None)
 
 
 @router.post(_EDIT)
