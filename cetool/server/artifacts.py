@@ -1,8 +1,8 @@
 """What can be downloaded from a build: lock file, pinned environment file, archive. All of it follows from the lock.
 
 Texts are written at each request. An archive is written once, at its first request, and kept in ``{data}/artifacts``
-under the name of its environment, which is the digest of the exact packages and the variables, and the version of the
-writer. It can be removed at any time, since the next request writes the same bytes again.
+under the name of its environment, a digest of the variables, and the version of the writer. It can be removed at any
+time, since the next request writes the same bytes again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock as Mutex
 
+from cetool.base.codec import canonical_json, sha256_of
 from cetool.base.errors import CetoolError
 from cetool.base.ownership import make_private_dirs
 from cetool.lock.conda_lock import conda_lock_document
@@ -72,7 +74,24 @@ def kept(data: Path) -> Iterator[Kept]:
         for path in sorted((data / _DIRECTORY).iterdir()):
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
-                yield Kept(path, path.name.partition(".")[0], status.st_size, status.st_mtime)
+                name = re.split(r"[.-]", path.name)[0]
+                yield Kept(path, name, status.st_size, status.st_mtime)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an archive is of."""
+
+    #: The name of an environment in the store.
+    realization: str
+    #: Pairs of name and value. Builds with equal packages share an environment, whatever their variables.
+    variables: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def file_name(self) -> str:
+        """The name of the archive's file."""
+        digest = f"-{sha256_of(canonical_json(self.variables).encode())[:12]}" if self.variables else ""
+        return f"{self.realization}{digest}{_SUFFIX}"
 
 
 @dataclass(slots=True)
@@ -82,55 +101,55 @@ class Archives:
     data: Path
     store: Store
     _jobs: Jobs = field(default_factory=lambda: Jobs("archive", _AT_ONCE, _WAITING))
-    _running: dict[str, Future[Path]] = field(default_factory=dict)
+    _running: dict[Wanted, Future[Path]] = field(default_factory=dict)
     _mutex: Mutex = field(default_factory=Mutex)
 
-    async def get(self, realization: str) -> Path:
-        """Return the archive of an environment. Raises CetoolError if the environment is not on this server's disk."""
-        found = self._kept(realization)
+    async def get(self, wanted: Wanted) -> Path:
+        """Return an archive. Raises CetoolError if its environment is not on this server's disk."""
+        found = self._kept(wanted)
         if found is not None:
             return found
         # the client may leave: others may wait for the same archive
-        return await asyncio.shield(asyncio.wrap_future(self.start(realization)))
+        return await asyncio.shield(asyncio.wrap_future(self._start(wanted)))
 
-    def start(self, realization: str) -> Future[Path]:
+    def _start(self, wanted: Wanted) -> Future[Path]:
         """Begin to write an archive, if no thread does so already."""
         with self._mutex:
-            running = self._running.get(realization)
+            running = self._running.get(wanted)
             if running is None:
-                running = self._running[realization] = self._jobs.start(lambda: self._write(realization))
+                running = self._running[wanted] = self._jobs.start(lambda: self._write(wanted))
             return running
 
-    def _kept(self, realization: str) -> Path | None:
-        path = self.data / _DIRECTORY / f"{realization}{_SUFFIX}"
+    def _kept(self, wanted: Wanted) -> Path | None:
+        path = self.data / _DIRECTORY / wanted.file_name
         try:
             os.utime(path)  # collection removes what was not used for long
         except FileNotFoundError:
             return None
         return path
 
-    def _write(self, realization: str) -> Path:
+    def _write(self, wanted: Wanted) -> Path:
         try:
-            return self._kept(realization) or self._written(realization)
+            return self._kept(wanted) or self._written(wanted)
         finally:
             with self._mutex:
-                del self._running[realization]
+                del self._running[wanted]
 
-    def _written(self, realization: str) -> Path:
-        lease = self.store.lease(realization)
+    def _written(self, wanted: Wanted) -> Path:
+        lease = self.store.lease(wanted.realization)
         if lease is None:
             raise CetoolError(
-                f"the environment {realization} is not on the server's disk",
+                f"the environment {wanted.realization} is not on the server's disk",
                 code="not-found",
-                about=realization,
+                about=wanted.realization,
                 hint="Rebuild it.",
             )
         directory = self.data / _DIRECTORY
         make_private_dirs(directory)
-        path = directory / f"{realization}{_SUFFIX}"
+        path = directory / wanted.file_name
         with lease, tempfile.NamedTemporaryFile(dir=directory, prefix=".", suffix=".part", delete=False) as file:
             try:
-                write_archive(lease.prefix, file)
+                write_archive(lease.prefix, file, dict(wanted.variables))
                 file.flush()
                 os.replace(file.name, path)
             except BaseException as error:

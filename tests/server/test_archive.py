@@ -26,7 +26,7 @@ def packed(home: Home, archive: Path, *specs: str) -> Path:
     created = home.cetool("create", *(specs or SPECS))
     assert created.returncode == 0, created.stderr
     with archive.open("wb") as file:
-        write_archive(Path(created.stdout.strip()), file)
+        write_archive(Path(created.stdout.strip()), file, {"GREETING": "hi there"})
     return archive
 
 
@@ -52,7 +52,7 @@ def test_an_unpacked_archive_works_at_its_path(archive: Path, tmp_path: Path) ->
     assert run(prefix, "hello") == f"hello from {prefix}\n"
     assert run(prefix, "python -c 'import six, sys; print(sys.prefix)'") == f"{prefix}\n"
     assert run(prefix, "pip --version").startswith("pip ")
-    assert run(prefix, "echo $ACTIVATED $ACTIVATED_PREFIX $FROM_JSON") == f"yes {prefix} a value\n"
+    assert run(prefix, "echo $ACTIVATED $ACTIVATED_PREFIX $FROM_JSON $GREETING") == f"yes {prefix} a value hi there\n"
     assert (prefix / "postlink.txt").read_text() == "postlink\n"
     binary = (prefix / "share/hello/prefix.bin").read_bytes()
     assert binary.startswith(b"\0\x01" + bytes(prefix) + b"/share\0") and binary.endswith(b"\0\xff")
@@ -60,7 +60,7 @@ def test_an_unpacked_archive_works_at_its_path(archive: Path, tmp_path: Path) ->
 
 def test_deactivation_undoes_activation(archive: Path, tmp_path: Path) -> None:
     prefix = unpacked(archive, tmp_path / "here")
-    after = run(prefix, f". {prefix}/bin/deactivate && echo $PATH:$CONDA_PREFIX:$ACTIVATED:$FROM_JSON")
+    after = run(prefix, f". {prefix}/bin/deactivate && echo $PATH:$CONDA_PREFIX:$ACTIVATED:$FROM_JSON$GREETING")
     assert after == "/usr/bin:/bin:::\n"
 
 

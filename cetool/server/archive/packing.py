@@ -36,20 +36,23 @@ _BLOCK = 1 << 20
 _SEARCHED = 64 << 20
 _SCRIPTS = ("bin/activate", "bin/conda-unpack", "bin/deactivate")
 #: What belongs to this place, this time or cetool's store, and what Python writes again.
-_LEFT_OUT = re.compile(r"conda-meta/(?!history$|state$)[^/]*(?<!\.json)$|conda-meta/cetool\.json$|CACHEDIR\.TAG$")
+_LEFT_OUT = re.compile(r"conda-meta/(?!history$)[^/]*(?<!\.json)$|conda-meta/cetool\.json$|CACHEDIR\.TAG$")
 _BYTECODE = re.compile(r"(?:^|/)__pycache__(?:/|$)|\.pyc$")
 #: Fields of package records that say where the package was, and when.
 _LOCAL_FIELDS = ("extracted_package_dir", "package_tarball_full_path", "link", "requested_spec", "requested_specs")
 
 
-def write_archive(prefix: Path, file: IO[bytes]) -> None:
-    """Write the environment to a file open for writing. The caller holds the environment in use. Raises OSError."""
+def write_archive(prefix: Path, file: IO[bytes], variables: Mapping[str, str]) -> None:
+    """Write the environment to a file open for writing; the caller holds the environment in use.
+
+    Activation sets the variables, and those of the packages. Raises OSError.
+    """
     with ThreadPoolExecutor(max_workers=2, thread_name_prefix="archive") as pool:
         compressed = _Gzip(file, pool)
         with tarfile.open(
             fileobj=cast("BinaryIO", compressed), mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BLOCK
         ) as tar:
-            _Packing(prefix, tar).write()
+            _Packing(prefix, tar, variables).write()
         compressed.finish()
 
 
@@ -59,6 +62,8 @@ class _Packing:
 
     prefix: Path
     tar: tarfile.TarFile
+    #: The environment's own.
+    variables: Mapping[str, str]
     #: What ``conda-unpack`` has to change: path, placeholder, whether it is binary.
     changed: list[tuple[str, str, bool]] = field(default_factory=list)
 
@@ -152,7 +157,10 @@ class _Packing:
         return "".join(sorted(lines)).encode("utf-8", "surrogateescape")
 
     def _scripts(self) -> None:
-        variables = _variables(self.prefix)
+        variables = {**_package_variables(self.prefix), **self.variables}
+        if self.variables:  # where conda and cetool keep them
+            state = {"version": 1, "env_vars": dict(sorted(self.variables.items()))}
+            self._add("conda-meta/state", json.dumps(state).encode())
         for name, text in (("bin/activate", activate(variables)), ("bin/deactivate", deactivate(variables))):
             self._add(name, self._marked(name, text.encode()))
         self._add("bin/conda-unpack", conda_unpack(sorted(self.changed)).encode(), executable=True)
@@ -185,15 +193,11 @@ def _fields_of_this_prefix(entry: Mapping[str, Any]) -> tuple[str, ...]:
     return ("sha256_in_prefix", "size_in_bytes") if entry.get("prefix_placeholder") else ("sha256_in_prefix",)
 
 
-def _variables(prefix: Path) -> Mapping[str, str]:
-    """Return the environment's variables: its own, and those of its packages."""
+def _package_variables(prefix: Path) -> Mapping[str, str]:
+    """Return the variables that packages set."""
     found: dict[str, str] = {}
-    for path in (*sorted(prefix.glob("etc/conda/env_vars.d/*.json")), prefix / "conda-meta" / "state"):
-        for name, value in _object(path).items():
-            if isinstance(value, str):
-                found[name] = value
-            elif name == "env_vars" and isinstance(value, dict):
-                found |= {key: text for key, text in value.items() if isinstance(text, str)}
+    for path in sorted(prefix.glob("etc/conda/env_vars.d/*.json")):
+        found |= {name: value for name, value in _object(path).items() if isinstance(value, str)}
     return found
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse
 
-from cetool.server.artifacts import Archives, lock_file, pinned_yaml
+from cetool.server.artifacts import Archives, Wanted, lock_file, pinned_yaml
 from cetool.server.builds import logs
 from cetool.server.data import builds as build_rows
 from cetool.server.data import locks
-from cetool.server.data.schema import build_platform, environment, namespace
+from cetool.server.data.builds import BuildPlatform
+from cetool.server.data.schema import environment, namespace
 from cetool.server.server import Server
 from cetool.server.web.conda_store.builds import Number, find
 from cetool.server.web.conda_store.forms import Here, Route, Who, deprecated, missing, permit, refusal
@@ -50,8 +52,7 @@ def get_yaml(here: Here, who: Who, build_id: Number) -> Response:
     if not found:
         raise missing(f"Build {build_id} doesn't have packages: it is {row.status}")
     locked = found.get(here.world.platform) or next(iter(found.values()))
-    variables: dict[str, str] = next(((each.spec or {}).get("variables", {}) for each in platforms), {})
-    text = pinned_yaml(locked, row.name or f"build-{build_id}", tuple(variables.items()))
+    text = pinned_yaml(locked, row.name or f"build-{build_id}", _variables(platforms))
     return PlainTextResponse(text)
 
 
@@ -104,25 +105,30 @@ async def _archives(request: Request) -> Archives:
     return found
 
 
-def _realization(here: Here, who: Who, build_id: Number) -> str:
-    """Return the environment on the disk that an archive is written from."""
-    prefix = build_platform.c.realization
+def _wanted(here: Here, who: Who, build_id: Number) -> Wanted:
+    """Return what the archive of a build is written from."""
     with here.database.read() as tx:
         row = find(tx, who, build_id)
-        name: str | None = tx.scalar(sa.select(sa.func.max(prefix)).where(build_platform.c.build_id == build_id))
-        if name is None or row.status != "COMPLETED" or row.deleted is not None:
-            raise missing(f"Build {build_id} doesn't have an archive")
-    return name
+        made = [each for each in build_rows.platforms_of(tx, build_id) if each.realization is not None]
+    if not made or row.status != "COMPLETED" or row.deleted is not None:
+        raise missing(f"Build {build_id} doesn't have an archive")
+    return Wanted(str(made[0].realization), _variables(made))
+
+
+def _variables(platforms: Sequence[BuildPlatform]) -> tuple[tuple[str, str], ...]:
+    """Return the variables that a build was asked for."""
+    found: dict[str, str] = next(((each.spec or {}).get("variables", {}) for each in platforms), {})
+    return tuple(sorted(found.items()))
 
 
 @router.get("/api/v1/build/{build_id}/archive/")
 async def get_archive(
     build_id: Number,
-    realization: Annotated[str, Depends(_realization)],
+    wanted: Annotated[Wanted, Depends(_wanted)],
     archives: Annotated[Archives, Depends(_archives)],
 ) -> Response:
     """Return the environment as a ``.tar.gz``, which is written when it is first asked for."""
-    path = await archives.get(realization)
+    path = await archives.get(wanted)
     return FileResponse(path, media_type="application/gzip", filename=f"build-{build_id}.tar.gz")
 
 
