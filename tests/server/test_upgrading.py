@@ -34,12 +34,15 @@ def loaded(script: Path, target: Path) -> Path:
     return target
 
 
-def schema_of(path: Path) -> dict[str, str]:
-    """Return the statement of each table, index and trigger, without differences in white space."""
+def schema_of(path: Path) -> dict[str, list[str]]:
+    """Return the parts of each table, index and trigger, without their order and white space."""
     connection = sqlite3.connect(path)
     rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
     connection.close()
-    return {name: " ".join(sql.split()) for name, sql in rows if not name.startswith("sqlite_")}
+    parts = [(name, " ".join(sql.split()).partition(" (")) for name, sql in rows if not name.startswith("sqlite_")]
+    return {
+        name: sorted([start, *rest.rpartition(")")[0].strip().split(", ")]) for name, (start, _, rest) in parts.items()
+    }
 
 
 def filled(path: Path) -> int:
@@ -112,7 +115,7 @@ def test_an_upgrade_keeps_a_backup_of_what_was_there(tmp_path: Path) -> None:
     migrations = with_next(tmp_path, 'op.execute("ALTER TABLE build ADD COLUMN color TEXT")')
     done = upgrade(path, migrations=migrations)
     assert (done.before, done.after) == (REVISION, "9999") and done.backup is not None
-    assert "color" in schema_of(path)["build"] and "color" not in schema_of(done.backup)["build"]
+    assert "color TEXT" in schema_of(path)["build"] and "color TEXT" not in schema_of(done.backup)["build"]
     backup = Database.open(done.backup)
     with backup.read() as tx:
         assert builds.get(tx, number).status == "COMPLETED"

@@ -22,7 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    false,
+    text,
 )
 from sqlalchemy import event as events
 
@@ -153,8 +153,8 @@ build = _table(
     Column("owner", Text),
     Column("lease_until", Float),
     Column("fence", Integer, nullable=False, server_default="0"),
-    Column("cancel", Boolean, nullable=False, server_default=false()),
-    Column("refresh", Boolean, nullable=False, server_default=false()),
+    Column("cancel", Boolean, nullable=False, server_default=text("FALSE")),
+    Column("refresh", Boolean, nullable=False, server_default=text("FALSE")),
     # bytes of its realization
     Column("size", Integer),
     Column("profile", Text, nullable=False),

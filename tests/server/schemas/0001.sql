@@ -10,7 +10,7 @@ CREATE TABLE answer (
 	CONSTRAINT pk_answer PRIMARY KEY (platform, request), 
 	CONSTRAINT fk_answer_build_id FOREIGN KEY(build_id) REFERENCES build (id) ON DELETE CASCADE
 );
-INSERT INTO "answer" VALUES('linux-64','11a4a60b518bf24989d481468076e5d5982884626aed9faeb35b8576fcd223e1',1,'{"build": 1}',1.79590905820200729368e+09);
+INSERT INTO "answer" VALUES('linux-64','11a4a60b518bf24989d481468076e5d5982884626aed9faeb35b8576fcd223e1',1,'{"build": 1}',1.79591079755499505995e+09);
 CREATE TABLE audit (
 	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
 	at FLOAT NOT NULL, 
@@ -46,8 +46,8 @@ CREATE TABLE build (
 	owner TEXT, 
 	lease_until FLOAT, 
 	fence INTEGER DEFAULT '0' NOT NULL, 
-	cancel BOOLEAN DEFAULT 0 NOT NULL, 
-	refresh BOOLEAN DEFAULT 0 NOT NULL, 
+	cancel BOOLEAN DEFAULT FALSE NOT NULL, 
+	refresh BOOLEAN DEFAULT FALSE NOT NULL, 
 	size INTEGER, 
 	profile TEXT NOT NULL, 
 	origin TEXT NOT NULL, 
@@ -59,11 +59,11 @@ CREATE TABLE build (
 	CONSTRAINT fk_build_environment_id FOREIGN KEY(environment_id) REFERENCES environment (id) ON DELETE SET NULL, 
 	CONSTRAINT fk_build_specification_id FOREIGN KEY(specification_id) REFERENCES specification (id) ON DELETE RESTRICT
 );
-INSERT INTO "build" VALUES(1,1,1,'one',1,'68982baef556db340c9df159f2ed44d19bf0e0b6f444495a805b255d5330c5d6','COMPLETED','made an environment of 2 packages',NULL,NULL,NULL,NULL,NULL,NULL,'ana',1.79590905816298127169e+09,1.79590905817199349408e+09,1.79590905820401906963e+09,NULL,1,0.0,NULL,NULL,1,0,0,2000,'plain','api');
-INSERT INTO "build" VALUES(2,1,1,'one',2,'1a24e53915e9d166ef866822769f17f08cc409d3e17800c469444d6ef46c491a','FAILED','broken does not exist','spec-unsatisfiable',NULL,NULL,NULL,NULL,NULL,'ana',1.79590905822498059273e+09,1.79590905823101544382e+09,1.7959090582430050373e+09,NULL,1,0.0,NULL,NULL,1,0,0,NULL,'plain','api');
-INSERT INTO "build" VALUES(3,2,2,'gone',3,'36d03cc21f190c5114067c07ceea3fa00b6c4ff8755d299ab47690b83e41e097','COMPLETED','made an environment of 1 package',NULL,NULL,NULL,NULL,NULL,NULL,'ana',1.7959090582479939461e+09,1.79590905825901770592e+09,1.79590905826798963545e+09,1.79590905829301476477e+09,1,0.0,NULL,NULL,1,0,0,1000,'plain','api');
-INSERT INTO "build" VALUES(4,2,3,'stopped',4,'d031f1fcb4a263ffbda8c911b12054cf0fd1d422dafc1020e2a5f0a45786e625','CANCELED','canceled by bob','build-canceled',NULL,NULL,NULL,NULL,NULL,'ana',1.795909058333006382e+09,NULL,1.79590905834298419953e+09,NULL,0,0.0,NULL,NULL,1,1,0,NULL,'plain','api');
-INSERT INTO "build" VALUES(5,1,4,'two',5,'ed50539a159a1a0812650867da2d5d0aeb750b84628a711238daa31b5e4d73f2','QUEUED',NULL,NULL,NULL,NULL,NULL,NULL,NULL,'ana',1.79590905841101860997e+09,NULL,NULL,NULL,0,0.0,NULL,NULL,0,0,0,NULL,'plain','api');
+INSERT INTO "build" VALUES(1,1,1,'one',1,'68982baef556db340c9df159f2ed44d19bf0e0b6f444495a805b255d5330c5d6','COMPLETED','made an environment of 2 packages',NULL,NULL,NULL,NULL,NULL,NULL,'ana',1.79591079750100231175e+09,1.79591079752200388905e+09,1.79591079756601905825e+09,NULL,1,0.0,NULL,NULL,1,0,0,2000,'plain','api');
+INSERT INTO "build" VALUES(2,1,1,'one',2,'1a24e53915e9d166ef866822769f17f08cc409d3e17800c469444d6ef46c491a','FAILED','broken does not exist','spec-unsatisfiable',NULL,NULL,NULL,NULL,NULL,'ana',1.79591079760898804668e+09,1.79591079761099958419e+09,1.79591079762998962398e+09,NULL,1,0.0,NULL,NULL,2,0,0,NULL,'plain','api');
+INSERT INTO "build" VALUES(3,2,2,'gone',3,'36d03cc21f190c5114067c07ceea3fa00b6c4ff8755d299ab47690b83e41e097','COMPLETED','made an environment of 1 package',NULL,NULL,NULL,NULL,NULL,NULL,'ana',1.7959107976429848671e+09,1.79591079764499664305e+09,1.79591079768201112749e+09,1.79591079771001338959e+09,1,0.0,NULL,NULL,1,0,0,1000,'plain','api');
+INSERT INTO "build" VALUES(4,2,3,'stopped',4,'d031f1fcb4a263ffbda8c911b12054cf0fd1d422dafc1020e2a5f0a45786e625','CANCELED','canceled by bob','build-canceled',NULL,NULL,NULL,NULL,NULL,'ana',1.79591079775298237799e+09,NULL,1.7959107977609887123e+09,NULL,0,0.0,NULL,NULL,1,1,0,NULL,'plain','api');
+INSERT INTO "build" VALUES(5,1,4,'two',5,'ed50539a159a1a0812650867da2d5d0aeb750b84628a711238daa31b5e4d73f2','QUEUED',NULL,NULL,NULL,NULL,NULL,NULL,NULL,'ana',1.79591079792598485947e+09,NULL,NULL,NULL,0,0.0,NULL,NULL,0,0,0,NULL,'plain','api');
 CREATE TABLE build_platform (
 	build_id INTEGER NOT NULL, 
 	platform TEXT NOT NULL, 
@@ -98,10 +98,10 @@ CREATE TABLE environment (
 	CONSTRAINT fk_environment_namespace_id FOREIGN KEY(namespace_id) REFERENCES namespace (id) ON DELETE CASCADE, 
 	CONSTRAINT fk_environment_build_id FOREIGN KEY(build_id) REFERENCES build (id) ON DELETE SET NULL
 );
-INSERT INTO "environment" VALUES(1,1,'one','',1,2,1.79590905814298534394e+09,1.79590905821101951599e+09);
-INSERT INTO "environment" VALUES(2,2,'gone','',NULL,3,1.79590905824598217003e+09,1.79590905829100322722e+09);
-INSERT INTO "environment" VALUES(3,2,'stopped','',NULL,1,1.79590905833099484445e+09,1.79590905833099484445e+09);
-INSERT INTO "environment" VALUES(4,1,'two','',NULL,1,1.79590905834499597543e+09,1.79590905834499597543e+09);
+INSERT INTO "environment" VALUES(1,1,'one','',1,2,1.79591079746201634408e+09,1.79591079756799030303e+09);
+INSERT INTO "environment" VALUES(2,2,'gone','',NULL,3,1.79591079763300704962e+09,1.79591079769601225848e+09);
+INSERT INTO "environment" VALUES(3,2,'stopped','',NULL,1,1.79591079775000524521e+09,1.79591079775000524521e+09);
+INSERT INTO "environment" VALUES(4,1,'two','',NULL,1,1.79591079791198372835e+09,1.79591079791198372835e+09);
 CREATE TABLE event (
 	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
 	at FLOAT NOT NULL, 
@@ -111,28 +111,28 @@ CREATE TABLE event (
 	build_id INTEGER, 
 	data JSON NOT NULL
 );
-INSERT INTO "event" VALUES(1,1.79590905813300752641e+09,'namespace.created','team',NULL,NULL,'{"by": "ana"}');
-INSERT INTO "event" VALUES(2,1.79590905814499711985e+09,'environment.created','team','one',NULL,'{"by": "ana"}');
-INSERT INTO "event" VALUES(3,1.79590905816499280932e+09,'build.queued','team','one',1,'{}');
-INSERT INTO "event" VALUES(4,1.79590905818301725389e+09,'build.started','team','one',1,'{"attempt": 1}');
-INSERT INTO "event" VALUES(5,1.79590905821198511121e+09,'environment.moved','team','one',1,'{"by": "ana", "action": "build", "from": null}');
-INSERT INTO "event" VALUES(6,1.79590905821299099917e+09,'build.completed','team','one',1,'{}');
-INSERT INTO "event" VALUES(7,1.79590905822900390618e+09,'build.queued','team','one',2,'{}');
-INSERT INTO "event" VALUES(8,1.79590905823198103904e+09,'build.started','team','one',2,'{"attempt": 1}');
-INSERT INTO "event" VALUES(9,1.79590905824401092525e+09,'build.failed','team','one',2,'{"code": "spec-unsatisfiable", "reason": "broken does not exist"}');
-INSERT INTO "event" VALUES(10,1.7959090582450165748e+09,'namespace.created','other',NULL,NULL,'{"by": "ana"}');
-INSERT INTO "event" VALUES(11,1.79590905824598217003e+09,'environment.created','other','gone',NULL,'{"by": "ana"}');
-INSERT INTO "event" VALUES(12,1.79590905824899959566e+09,'build.queued','other','gone',3,'{}');
-INSERT INTO "event" VALUES(13,1.79590905826098918909e+09,'build.started','other','gone',3,'{"attempt": 1}');
-INSERT INTO "event" VALUES(14,1.79590905827800774571e+09,'environment.moved','other','gone',3,'{"by": "ana", "action": "build", "from": null}');
-INSERT INTO "event" VALUES(15,1.7959090582790136337e+09,'build.completed','other','gone',3,'{}');
-INSERT INTO "event" VALUES(16,1.79590905829100322722e+09,'environment.moved','other','gone',NULL,'{"by": "ana", "from": 3}');
-INSERT INTO "event" VALUES(17,1.7959090583299889565e+09,'build.deleted','other','gone',3,'{"by": "ana", "freed": 1000}');
-INSERT INTO "event" VALUES(18,1.79590905833099484445e+09,'environment.created','other','stopped',NULL,'{"by": "ana"}');
-INSERT INTO "event" VALUES(19,1.795909058333006382e+09,'build.queued','other','stopped',4,'{}');
-INSERT INTO "event" VALUES(20,1795909058.34399,'build.canceled','other','stopped',4,'{}');
-INSERT INTO "event" VALUES(21,1.79590905834499597543e+09,'environment.created','team','two',NULL,'{"by": "ana"}');
-INSERT INTO "event" VALUES(22,1.79590905841198420519e+09,'build.queued','team','two',5,'{}');
+INSERT INTO "event" VALUES(1,1.79591079746000480653e+09,'namespace.created','team',NULL,NULL,'{"by": "ana"}');
+INSERT INTO "event" VALUES(2,1.7959107974629819393e+09,'environment.created','team','one',NULL,'{"by": "ana"}');
+INSERT INTO "event" VALUES(3,1.79591079751500344273e+09,'build.queued','team','one',1,'{}');
+INSERT INTO "event" VALUES(4,1.79591079752498126035e+09,'build.started','team','one',1,'{"attempt": 1}');
+INSERT INTO "event" VALUES(5,1.79591079756899619102e+09,'environment.moved','team','one',1,'{"by": "ana", "action": "build", "from": null}');
+INSERT INTO "event" VALUES(6,1.79591079758999800685e+09,'build.completed','team','one',1,'{}');
+INSERT INTO "event" VALUES(7,1.79591079760999393463e+09,'build.queued','team','one',2,'{}');
+INSERT INTO "event" VALUES(8,1.79591079761200547214e+09,'build.started','team','one',2,'{"attempt": 1}');
+INSERT INTO "event" VALUES(9,1.79591079763099551198e+09,'build.failed','team','one',2,'{"code": "spec-unsatisfiable", "reason": "broken does not exist"}');
+INSERT INTO "event" VALUES(10,1.79591079763200140006e+09,'namespace.created','other',NULL,NULL,'{"by": "ana"}');
+INSERT INTO "event" VALUES(11,1.79591079763300704962e+09,'environment.created','other','gone',NULL,'{"by": "ana"}');
+INSERT INTO "event" VALUES(12,1.79591079764399075505e+09,'build.queued','other','gone',3,'{}');
+INSERT INTO "event" VALUES(13,1.79591079765799188617e+09,'build.started','other','gone',3,'{"attempt": 1}');
+INSERT INTO "event" VALUES(14,1.79591079768301701549e+09,'environment.moved','other','gone',3,'{"by": "ana", "action": "build", "from": null}');
+INSERT INTO "event" VALUES(15,1.79591079768398261071e+09,'build.completed','other','gone',3,'{}');
+INSERT INTO "event" VALUES(16,1.79591079769601225848e+09,'environment.moved','other','gone',NULL,'{"by": "ana", "from": 3}');
+INSERT INTO "event" VALUES(17,1.79591079773700976369e+09,'build.deleted','other','gone',3,'{"by": "ana", "freed": 1000}');
+INSERT INTO "event" VALUES(18,1.79591079775101089477e+09,'environment.created','other','stopped',NULL,'{"by": "ana"}');
+INSERT INTO "event" VALUES(19,1.79591079775298237799e+09,'build.queued','other','stopped',4,'{}');
+INSERT INTO "event" VALUES(20,1.79591079791101813313e+09,'build.canceled','other','stopped',4,'{}');
+INSERT INTO "event" VALUES(21,1.79591079791198372835e+09,'environment.created','team','two',NULL,'{"by": "ana"}');
+INSERT INTO "event" VALUES(22,1.79591079792699074742e+09,'build.queued','team','two',5,'{}');
 CREATE TABLE grant (
 	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
 	subject_kind TEXT NOT NULL, 
@@ -158,8 +158,8 @@ CREATE TABLE history (
 	CONSTRAINT fk_history_environment_id FOREIGN KEY(environment_id) REFERENCES environment (id) ON DELETE CASCADE, 
 	CONSTRAINT fk_history_build_id FOREIGN KEY(build_id) REFERENCES build (id) ON DELETE SET NULL
 );
-INSERT INTO "history" VALUES(1,1,1,'build','ana',1.79590905821198511121e+09,NULL);
-INSERT INTO "history" VALUES(2,2,3,'build','ana',1.7959090582689955234e+09,NULL);
+INSERT INTO "history" VALUES(1,1,1,'build','ana',1.79591079756799030303e+09,NULL);
+INSERT INTO "history" VALUES(2,2,3,'build','ana',1.79591079768301701549e+09,NULL);
 CREATE TABLE lock (
 	digest TEXT NOT NULL, 
 	platform TEXT NOT NULL, 
@@ -169,8 +169,8 @@ CREATE TABLE lock (
 	created FLOAT NOT NULL, 
 	CONSTRAINT pk_lock PRIMARY KEY (digest)
 );
-INSERT INTO "lock" VALUES('fd32e8d2e6fa0445680fd0b86b0a74d1748095fa4bbe35cd7b100d17c829d506','linux-64','{"platform": "linux-64", "conda": [{"name": "python", "version": "1.0", "build": "0", "subdir": "noarch", "url": "https://conda.example/channel/noarch/python-1.0-0.conda", "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "md5": null, "size": 1000, "depends": [], "constrains": [], "noarch": null}, {"name": "zlib", "version": "1.0", "build": "0", "subdir": "noarch", "url": "https://conda.example/channel/noarch/zlib-1.0-0.conda", "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "md5": null, "size": 1000, "depends": [], "constrains": [], "noarch": null}], "pypi": [], "request": null}',2,2000,1.79590905819001793865e+09);
-INSERT INTO "lock" VALUES('9e857f70562a3b8633aa79e9331919d60cb8c1369ecd77bae010bd2e1def967c','linux-64','{"platform": "linux-64", "conda": [{"name": "numpy", "version": "1.0", "build": "0", "subdir": "noarch", "url": "https://conda.example/channel/noarch/numpy-1.0-0.conda", "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "md5": null, "size": 1000, "depends": [], "constrains": [], "noarch": null}], "pypi": [], "request": null}',1,1000,1.79590905826601839067e+09);
+INSERT INTO "lock" VALUES('fd32e8d2e6fa0445680fd0b86b0a74d1748095fa4bbe35cd7b100d17c829d506','linux-64','{"platform": "linux-64", "conda": [{"name": "python", "version": "1.0", "build": "0", "subdir": "noarch", "url": "https://conda.example/channel/noarch/python-1.0-0.conda", "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "md5": null, "size": 1000, "depends": [], "constrains": [], "noarch": null}, {"name": "zlib", "version": "1.0", "build": "0", "subdir": "noarch", "url": "https://conda.example/channel/noarch/zlib-1.0-0.conda", "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "md5": null, "size": 1000, "depends": [], "constrains": [], "noarch": null}], "pypi": [], "request": null}',2,2000,1.79591079753998804089e+09);
+INSERT INTO "lock" VALUES('9e857f70562a3b8633aa79e9331919d60cb8c1369ecd77bae010bd2e1def967c','linux-64','{"platform": "linux-64", "conda": [{"name": "numpy", "version": "1.0", "build": "0", "subdir": "noarch", "url": "https://conda.example/channel/noarch/numpy-1.0-0.conda", "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "md5": null, "size": 1000, "depends": [], "constrains": [], "noarch": null}], "pypi": [], "request": null}',1,1000,1.79591079765899777412e+09);
 CREATE TABLE lock_package (
 	lock TEXT NOT NULL, 
 	kind TEXT NOT NULL, 
@@ -203,8 +203,8 @@ CREATE TABLE namespace (
 	created_by TEXT NOT NULL, 
 	CONSTRAINT uq_namespace_name UNIQUE (name)
 );
-INSERT INTO "namespace" VALUES(1,'team','{}',1.79590905813200187686e+09,'ana');
-INSERT INTO "namespace" VALUES(2,'other','{}',1.7959090582450165748e+09,'ana');
+INSERT INTO "namespace" VALUES(1,'team','{}',1.79591079746000480653e+09,'ana');
+INSERT INTO "namespace" VALUES(2,'other','{}',1.79591079763200140006e+09,'ana');
 CREATE TABLE realization (
 	name TEXT NOT NULL, 
 	lock TEXT NOT NULL, 
@@ -217,8 +217,8 @@ CREATE TABLE realization (
 	CONSTRAINT uq_realization_lock UNIQUE (lock), 
 	CONSTRAINT fk_realization_lock FOREIGN KEY(lock) REFERENCES lock (digest) ON DELETE RESTRICT
 );
-INSERT INTO "realization" VALUES('fd32e8d2e6fa0445680f','fd32e8d2e6fa0445680fd0b86b0a74d1748095fa4bbe35cd7b100d17c829d506','linux-64',2000,2,1.79590905819098353387e+09,1.79590905819098353387e+09);
-INSERT INTO "realization" VALUES('9e857f70562a3b8633aa','9e857f70562a3b8633aa79e9331919d60cb8c1369ecd77bae010bd2e1def967c','linux-64',1000,1,1.7959090582669839859e+09,1.7959090582669839859e+09);
+INSERT INTO "realization" VALUES('fd32e8d2e6fa0445680f','fd32e8d2e6fa0445680fd0b86b0a74d1748095fa4bbe35cd7b100d17c829d506','linux-64',2000,2,1.79591079754099392897e+09,1.79591079754099392897e+09);
+INSERT INTO "realization" VALUES('9e857f70562a3b8633aa','9e857f70562a3b8633aa79e9331919d60cb8c1369ecd77bae010bd2e1def967c','linux-64',1000,1,1.79591079766000366211e+09,1.79591079766000366211e+09);
 CREATE TABLE setting (
 	level TEXT NOT NULL, 
 	"key" TEXT NOT NULL, 
@@ -237,11 +237,11 @@ CREATE TABLE specification (
 	CONSTRAINT ck_specification_kind CHECK (kind IN ('environment-yaml', 'script', 'specs', 'lock')), 
 	CONSTRAINT uq_specification_sha256 UNIQUE (sha256)
 );
-INSERT INTO "specification" VALUES(1,'python','specs','one','python','{}',1.79590905814499711985e+09);
-INSERT INTO "specification" VALUES(2,'broken','specs','one','broken','{}',1.7959090582240149975e+09);
-INSERT INTO "specification" VALUES(3,'numpy','specs','gone','numpy','{}',1.79590905824698805811e+09);
-INSERT INTO "specification" VALUES(4,'q','specs','stopped','q','{}',1.79590905833099484445e+09);
-INSERT INTO "specification" VALUES(5,'scipy','specs','two','scipy','{}',1.79590905840498352057e+09);
+INSERT INTO "specification" VALUES(1,'python','specs','one','python','{}',1.79591079746398782726e+09);
+INSERT INTO "specification" VALUES(2,'broken','specs','one','broken','{}',1.7959107975920095444e+09);
+INSERT INTO "specification" VALUES(3,'numpy','specs','gone','numpy','{}',1.79591079763300704962e+09);
+INSERT INTO "specification" VALUES(4,'q','specs','stopped','q','{}',1.79591079775101089477e+09);
+INSERT INTO "specification" VALUES(5,'scipy','specs','two','scipy','{}',1.79591079791198372835e+09);
 CREATE TABLE token (
 	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
 	hash TEXT NOT NULL, 
@@ -287,7 +287,10 @@ CREATE TABLE watch_file (
 INSERT INTO "watch_file" VALUES('/srv/environment.yml','/srv','0000000000000000000000000000000000000000000000000000000000000000','filesystem','base',NULL,NULL,1.0);
 CREATE INDEX ix_environment_name ON environment (name);
 CREATE INDEX ix_environment_build_id ON environment (build_id);
+CREATE INDEX ix_build_namespace_id_started ON build (namespace_id, started);
+CREATE INDEX ix_build_started_id ON build (started, id);
 CREATE INDEX ix_build_namespace_id_deleted_size ON build (namespace_id, deleted, size);
+CREATE INDEX ix_build_by_id ON build ("by", id);
 CREATE INDEX ix_build_status_id ON build (status, id);
 CREATE INDEX ix_build_request_status ON build (request, status);
 CREATE INDEX ix_build_ended_id ON build (ended, id);
@@ -297,13 +300,10 @@ CREATE INDEX ix_build_specification_id ON build (specification_id);
 CREATE INDEX ix_build_name_id ON build (name, id);
 CREATE INDEX ix_build_namespace_id_name_id ON build (namespace_id, name, id);
 CREATE INDEX ix_build_scheduled_id ON build (scheduled, id);
-CREATE INDEX ix_build_by_id ON build ("by", id);
-CREATE INDEX ix_build_namespace_id_started ON build (namespace_id, started);
-CREATE INDEX ix_build_started_id ON build (started, id);
 CREATE INDEX ix_event_build_id_id ON event (build_id, id);
 CREATE INDEX ix_grant_pattern ON grant (pattern);
-CREATE INDEX ix_audit_object_id ON audit (object, id);
 CREATE INDEX ix_audit_who_id ON audit (who, id);
+CREATE INDEX ix_audit_object_id ON audit (object, id);
 CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'rows of audit are never changed'); END;
 CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'rows of audit are never changed'); END;
 CREATE INDEX ix_history_environment_id_id ON history (environment_id, id);
@@ -311,12 +311,12 @@ CREATE INDEX ix_history_build_id ON history (build_id);
 CREATE INDEX ix_lock_package_name_version_lock ON lock_package (name, version, lock);
 CREATE INDEX ix_answer_build_id ON answer (build_id);
 CREATE INDEX ix_token_user_id ON token (user_id);
-CREATE INDEX ix_token_expires ON token (expires);
 CREATE INDEX ix_token_parent ON token (parent);
+CREATE INDEX ix_token_expires ON token (expires);
 CREATE INDEX ix_watch_file_watch ON watch_file (watch);
+CREATE INDEX ix_build_platform_lock ON build_platform (lock);
 CREATE INDEX ix_build_platform_platform_request ON build_platform (platform, request);
 CREATE INDEX ix_build_platform_realization ON build_platform (realization);
-CREATE INDEX ix_build_platform_lock ON build_platform (lock);
 DELETE FROM "sqlite_sequence";
 INSERT INTO "sqlite_sequence" VALUES('namespace',2);
 INSERT INTO "sqlite_sequence" VALUES('event',22);
