@@ -12,7 +12,6 @@ from pathlib import Path
 from cetool.app.consent import consent_to
 from cetool.app.deciding import specify
 from cetool.app.decision import Subject, refuse_named, refuse_overlay
-from cetool.app.on_baselines import Terms, to_be_locked
 from cetool.app.reporting import CreationProgress, Reporter
 from cetool.app.sources import Source, open_source
 from cetool.app.world import World
@@ -27,7 +26,6 @@ from cetool.declare.dialects.environment_yml import read_environment_file
 from cetool.declare.metadata import read_metadata
 from cetool.declare.requirements import Requirements
 from cetool.edit.document import ScriptChangedError, read_document, write_document
-from cetool.engines.lock_solve import solve_locks
 from cetool.engines.protocol import Hold
 from cetool.lock.conda_lock import write_conda_lock
 from cetool.lock.embedded import embed
@@ -246,6 +244,8 @@ def _solved(
     progress: CreationProgress,
 ) -> Lock:
     """Solve each platform, and keep the packages of the old lock that still fit."""
+    from cetool.engines.lock_solve import solve_locks  # a lock that is up to date needs no engine
+
     consent = consent_to(Subject(source, platforms=tuple(asked)), world, reporter)
     hold = Hold(consent, own_process=world.own_process)
     newest = None if wish.exclude_newer is None else moment_text(wish.exclude_newer)
@@ -266,6 +266,8 @@ def _solved(
         progress.note(f"Locking {source.script.name} for {platform}")
         kept = None if before is None or wish.update_all else _without(before.platform(platform), wish.update)
         if needs.baselines:
+            from cetool.app.on_baselines import Terms, to_be_locked  # few scripts start from a baseline
+
             terms = Terms(source.identity, refresh=wish.update_all, platform=platform)
             spec = to_be_locked(spec, needs, terms, world, reporter, consent)
         wanted.append((world.request(spec)._replace(platform=platform), kept))
