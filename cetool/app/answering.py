@@ -25,8 +25,6 @@ from cetool.base.errors import CetoolError, EngineError
 from cetool.base.process import Consent
 from cetool.engines.protocol import EngineRequest, Progress
 from cetool.remote.answers import KnownAnswers, Running, answer_key, ask
-from cetool.remote.blobs import Blob, fetch_blobs
-from cetool.remote.builds import watched
 from cetool.remote.connection import Access, Connection, Patience
 from cetool.remote.pinned import Pinned, access_to, given_token, pinned_servers, unknown_server
 from cetool.remote.records import BuildRecord
@@ -93,11 +91,13 @@ class Answer:
         if self.world.settings.verify_channels:
             require_in_channels(request, record, self.world.own_process)
         absent = [package for package in exact.exact if not is_noted(cache, package)]
-        blobs = [Blob(each.file_name, each.sha256 or "", each.size) for each in absent]
-        blobs += [Blob(each.file_name, each.sha256) for each in exact.exact_pypi if each.sha256 and not each.is_vcs]
-        if not blobs or self.world.offline:
+        if self.world.offline or not (absent or exact.exact_pypi):
             yield exact
             return
+        from cetool.remote.blobs import Blob, fetch_blobs  # brings a pool of threads
+
+        blobs = [Blob(each.file_name, each.sha256 or "", each.size) for each in absent]
+        blobs += [Blob(each.file_name, each.sha256) for each in exact.exact_pypi if each.sha256 and not each.is_vcs]
         progress.stage("Downloading")
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".cetool-", dir=cache, ignore_cleanup_errors=True) as directory:
@@ -247,6 +247,8 @@ def _waited(
 
 def _followed(build: int, access: Access, deadline: float, progress: CreationProgress) -> str | None:
     """Show a build's progress until it ends or the deadline; return how it ended."""
+    from cetool.remote.builds import watched  # few runs wait for a build
+
     progress.stage(f"Building on {access.shown}")
     for state in watched(access, build, deadline):
         if state.ended:

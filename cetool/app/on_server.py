@@ -104,21 +104,35 @@ class OnServer:
         """Return how two builds differ."""
         return self.connection.get(f"{place_of(named)}/diff", **{"from": before, "to": after})
 
-    def log(self, number: int) -> str:
-        """Return a build's log."""
-        response = self.connection.request("GET", f"/builds/{number}/log", headers={"Accept": "text/plain"})
-        return response.read().decode("utf-8", "replace")
+    def log(self, number: int) -> Iterator[str]:
+        """Yield the parts of a build's log."""
+        for _, text in self._log_from(number, 0):
+            yield text
 
     def follow_log(self, number: int) -> Iterator[str]:
-        """Yield a build's log as it grows, until the build ends."""
-        seen = 0
-        for _ in watched(self.access, number):
-            text = self.log(number)
-            if len(text) > seen:
-                yield text[seen:]
-                seen = len(text)
-        if len(text := self.log(number)) > seen:
-            yield text[seen:]
+        """Yield the parts of a build's log as it grows, until the build ends."""
+        offset = 0
+        for state in watched(self.access, number):
+            if offset and not state.log and not state.ended:
+                continue  # something else has changed
+            for after, text in self._log_from(number, offset):
+                offset = after
+                yield text
+        for _, text in self._log_from(number, offset):
+            yield text
+
+    def _log_from(self, number: int, offset: int) -> Iterator[tuple[int, str]]:
+        """Yield the parts of a build's log from a byte on, each with the byte after it."""
+        while True:
+            path = f"/builds/{number}/log?offset={offset}"
+            response = self.connection.request("GET", path, headers={"Accept": "text/plain"})
+            data = response.read()
+            following = str(response.headers.get("X-Next-Offset") or "")
+            after = int(following) if following.isdecimal() else offset + len(data)
+            if not data or after <= offset:
+                return
+            offset = after
+            yield offset, data.decode("utf-8", "replace")
 
     def last_build(self, target: str) -> int:
         """Return the number of the build that a word means: ``12``, ``NS/NAME@12``, or the last one of ``NS/NAME``."""
@@ -189,7 +203,7 @@ class OnServer:
         number = build["id"]
         if build["status"] == "CANCELED":
             return CetoolError(f"build {number} of {what} was canceled", code="build-canceled", about=what)
-        lines = self.log(number)[-_TAIL:].splitlines()[-_TAIL_LINES:]
+        lines = "".join(self.log(number))[-_TAIL:].splitlines()[-_TAIL_LINES:]
         hint = f"{build.get('hint') or ''} `cetool env log {number}` shows the whole log.".strip()
         return CetoolError(
             f"build {number} of {what} failed: {build.get('reason') or 'no reason is known'}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -164,11 +165,9 @@ def log(target: Build, *, given: LogOptions) -> None:
     server, voice = open_server(given)
     with server:
         number = build_of(server, target, voice)
-        if not given.follow:
-            print_data(server.log(number))
-            return
-        for text in server.follow_log(number):
+        for text in server.follow_log(number) if given.follow else server.log(number):
             print_data(text)
+            sys.stdout.flush()
 
 
 @options.command
