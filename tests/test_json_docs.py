@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+from support.answering import answering
 from support.home import Home
 
 from cetool.cli.app import make_app
@@ -210,6 +211,28 @@ def test_json_of_verification(home: Home) -> None:
     done = home.cetool("verify", "--json", prefix)
     assert done.returncode == 1, done.stderr
     assert _described("verify", json.loads(done.stdout)) == set(DESCRIBED["verify"][1])
+
+
+def test_json_of_servers(home: Home) -> None:
+    build = {"id": 7, "namespace": "team", "name": "base", "status": "COMPLETED", "platforms": [{"platform": "noarch"}]}
+    package = {"kind": "conda", "name": "six", "version": "1", "build": "0", "subdir": "noarch", "url": "u"}
+    moved = {"action": "use", "build": 7, "by": "alice"}
+    with answering() as server:
+        server.log_in(home)
+        server.documents |= {
+            "/environments": {"environments": [{"namespace": "team", "name": "base", "build": 7}], "next": None},
+            "/environments/team/base": {"namespace": "team", "name": "base", "build": 7},
+            "/environments/team/base/history": {"history": [moved], "next": None},
+            "/environments/team/base/diff": {"changes": [{"platform": "noarch", "name": "six", "before": "1"}]},
+            "/builds/7": build,
+            "/builds/7/packages": {"packages": [package]},
+            "/requests": {"build": 7, "created": False, "environment": "team/base"},
+        }
+        for command in ("servers", "env list", "env show", "env history", "env diff", "env create"):
+            target = [] if command in ("servers", "env list") else ["team/base"]
+            more = {"env diff": ["6"], "env create": ["six"]}.get(command, [])
+            document = _prints(home, *command.split(), *target, *more, "--json")
+            assert _described(command, document) == set(DESCRIBED[command][1]), command
 
 
 def test_json_of_overlays(home: Home) -> None:

@@ -129,7 +129,8 @@ def make_from_servers(
         return make(decision, world, reporter, consent, refresh=refresh, given=decision.named)
     answer, missed = ask_servers(decision, world, reporter, again=refresh)
     lease = make(decision, world, reporter, consent, refresh=refresh, given=answer)
-    if missed is not None and lease.created and lease.marker.origin is None and world.settings.server_upload:
+    solved = lease.created and lease.marker.origin is None
+    if missed is not None and solved and world.own_process and world.settings.server_upload:
         _upload_later(lease, missed, world)
     return lease
 

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cetool.app.answering import Answer, known_answers
 from cetool.app.consent import consent_to
@@ -31,7 +32,7 @@ from cetool.declare.named import Named, parse_named
 from cetool.declare.requirements import SERVER, Requirements
 from cetool.lock.model import Lock
 from cetool.remote.answers import answer_key
-from cetool.remote.connection import Access, Connection
+from cetool.remote.connection import Access, Connection, Patience
 from cetool.remote.environments import Found, find_named, kept_named
 from cetool.remote.pinned import Pinned, access_to, pinned_servers, unknown_server
 from cetool.remote.records import payload_of
@@ -160,11 +161,12 @@ def find_on_servers(named: Named, world: World, reporter: Reporter, platform: st
         try:
             found = _asked(pinned, access, named, platform, world, reporter)
         except CetoolError as error:
-            if error.code not in ("not-found", "environment-not-found", "not-allowed"):
+            if error.code not in ("not-found", "environment-not-found", "not-allowed", "server-unreachable"):
                 raise
-            missing = missing or error.but(
-                message=f"{pinned.shown} has no environment {named}: {error.message}", code="environment-not-found"
-            )
+            if error.code != "server-unreachable":
+                what = f"{pinned.shown} has no environment {named}: {error.message}"
+                error = error.but(message=what, code="environment-not-found")
+            missing = missing or error
             continue
         if platform == world.platform and (needs := lacking(found.record, (), world.engine_environ)):
             raise CetoolError(
@@ -194,7 +196,9 @@ def _asked(pinned: Pinned, access: Access, named: Named, platform: str, world: W
                 hint="Run once without --offline.",
             )
     try:
-        with Connection(access) as connection:
+        # with an answer at hand nothing is lost
+        patience = access.patience if last is None else Patience(connect=1.0, answer=10.0)
+        with Connection(replace(access, patience=patience)) as connection:
             return find_named(connection, pinned, named, platform, known)
     except CetoolError as error:
         if error.code != "server-unreachable" or last is None:

@@ -199,12 +199,13 @@ class _Baselines(Files):
 
 
 def kept_sources(paths: Paths) -> list[Kind]:
-    """Return the kinds of everything kept about baselines, and about scripts that do not come from files."""
+    """Return the kinds of what is kept about baselines, servers, and scripts that do not come from files."""
     trust = paths.trusted
     return [
         KeptScripts(ScriptStore(paths.scripts, trust=trust)),
         _Baselines(BaselineStore(paths.baselines, trust=trust)),
         Files("scripts", paths.copies, COPIES_KEPT, pattern=SHA256),
+        Files("scripts", paths.answers, COPIES_KEPT),
         Files("scripts", paths.copies, _ABANDONED, always=True, pattern=_BEGUN),
     ]
 

@@ -90,6 +90,7 @@ def answers(server: AnsweringServer, handler: BaseHTTPRequestHandler) -> None:
     """Answer one request."""
     path = handler.path.removeprefix("/cetool/1").partition("?")[0]
     server.requests.append(f"{handler.command} {path}")
+    body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
     trick = next((trick for start, trick in server.tricks.items() if path.startswith(start)), None)
     if trick is not None:
         trick(handler)
@@ -105,7 +106,6 @@ def answers(server: AnsweringServer, handler: BaseHTTPRequestHandler) -> None:
         key = {"id": "", "public": base64.b64encode(server.public).decode()}
         send(handler, {"server": "tests", "version": "0", "key": key, "user": "alice" if token else None})
     elif handler.command == "POST" and path == "/answers":
-        body = handler.rfile.read(int(handler.headers["Content-Length"]))
         server.uploads.append(json.loads(body))
         send(handler, {"build": 8}, status=202)
     elif path in server.documents:
