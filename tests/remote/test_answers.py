@@ -71,8 +71,8 @@ def test_nothing_is_told_if_the_setting_forbids_it(answers: AnsweringServer, mem
 
 
 def test_a_server_without_the_answer_is_not_asked_again_for_a_minute(answers: AnsweringServer, member: Home) -> None:
-    assert member.cetool("create", "hello-bin").returncode == 0
-    assert member.cetool("gc", "--all").returncode == 0
+    prefix = member.cetool("create", "hello-bin").stdout.strip()
+    assert member.cetool("remove", prefix).returncode == 0
     assert member.cetool("create", "hello-bin").returncode == 0
     assert len(answers.asked) == 1
 
