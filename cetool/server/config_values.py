@@ -50,6 +50,11 @@ class Watch:
     recursive: bool = False
     #: seconds between two looks where the system does not report changes; None to detect that
     poll: float | None = None
+    #: whether scripts count, and not only environment files
+    scripts: bool = False
+    #: empty for the server's default
+    platforms: tuple[str, ...] = ()
+    profile: str = "plain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,13 +255,16 @@ def _watches(value: object) -> tuple[Watch, ...]:
 def _watch(value: object) -> Watch:
     if isinstance(value, str):
         return Watch(_path(value))
-    entry = _entry(value, ("path",), ("namespace", "recursive", "poll"))
+    entry = _entry(value, ("path",), ("namespace", "recursive", "poll", "scripts", "platforms", "profile"))
     poll = entry.get("poll")
     return Watch(
         _path(entry["path"]),
         _namespace(entry.get("namespace", "filesystem")),
         _flag(entry.get("recursive", False)),
         None if poll is None else _duration(0.1)(poll),
+        _flag(entry.get("scripts", False)),
+        _platforms(entry.get("platforms", ())),
+        _text(entry.get("profile", "plain")),
     )
 
 

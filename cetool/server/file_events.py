@@ -28,7 +28,7 @@ _WITHOUT_EVENTS = frozenset(
 class Tell(Protocol):
     """Writes an event to the server's journal."""
 
-    def __call__(self, event: str, /, **fields: Any) -> None: ...
+    def __call__(self, event: str, **fields: Any) -> None: ...
 
 
 def has_no_events(path: Path) -> bool:
@@ -77,8 +77,8 @@ class Events:
             *sorted(directories),
             watch_filter=None,
             debounce=400,
-            step=100,
-            rust_timeout=250,
+            step=50,
+            rust_timeout=100,
             yield_on_timeout=True,
             raise_interrupt=False,
             recursive=False,
@@ -100,15 +100,12 @@ class Events:
     def wait(self, until: float, stop: threading.Event) -> set[str]:
         """Return the paths of the next events; none if the time is over or ``stop`` is set."""
         while not stop.is_set():
-            left = until - time.monotonic()
-            if left <= 0:
-                break
             if self._changes is None:
+                left = until - time.monotonic()
+                if left <= 0:
+                    break
                 stop.wait(min(left, 1.0))
                 continue
-            if left < 0.25:
-                stop.wait(left)  # the next call returns what arrives meanwhile
-                break
             try:
                 changes = next(self._changes, None)
             except (OSError, RuntimeError) as error:
@@ -119,6 +116,8 @@ class Events:
                 return {os.path.join(each, "") for each in self._directories} | self._directories
             if changes:
                 return {path for _, path in changes}
+            if time.monotonic() >= until:  # not earlier: events would never be seen where something is always due
+                break
         return set()
 
     def close(self) -> None:

@@ -13,11 +13,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from cetool.declare.languages import language_of_suffix
 from cetool.declare.source import NOTEBOOK_SUFFIX
+from cetool.server.config_values import Watch
 from cetool.server.file_events import Events, Tell, has_no_events
 
 #: Suffixes of environment files (CEP 24).
@@ -32,24 +32,6 @@ _POLL, _RESCAN = 2.0, 30.0
 _SHARE = 0.02
 #: Seconds for which a file must be absent before it counts as removed: editors move a file away before they replace it.
 _GONE = 2.0
-
-
-class Watched(Protocol):
-    """A file or directory to watch, from the server's configuration."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def recursive(self) -> bool: ...
-
-    @property
-    def poll(self) -> float | None:
-        """Seconds between two scans; None waits for events, or polls if the file system sends none."""
-
-    @property
-    def scripts(self) -> bool:
-        """Whether scripts count, and not only environment files."""
 
 
 class Signature(NamedTuple):
@@ -98,7 +80,7 @@ class _Scan:
 class Files:
     """The files of all watches: :meth:`look` scans what is due, :attr:`sightings` is what was found."""
 
-    def __init__(self, watches: Sequence[Watched], tell: Tell) -> None:
+    def __init__(self, watches: Sequence[Watch], tell: Tell) -> None:
         self.watches = watches
         self._tell = tell
         self.sightings: dict[str, Sighting] = {}
@@ -223,7 +205,7 @@ class Files:
                 each.missing = now
 
 
-def scan_watch(watch: Watched) -> _Scan:
+def scan_watch(watch: Watch) -> _Scan:
     """Return the files of a watch with their signatures.
 
     Hidden files, backups of editors, and directories that are environments do not count; links to files are followed,
@@ -242,7 +224,8 @@ def scan_watch(watch: Watched) -> _Scan:
         scan.problem = "it does not exist" if error.errno == errno.ENOENT else str(error.strerror or error)
         return scan
     for entry in _walk(root, watch.recursive, scan):
-        if not _is_wanted(entry.name, watch.scripts) or not _is_utf8(entry.path, scan):
+        wanted = entry.name.lower().endswith(ENVIRONMENT_SUFFIXES) or (watch.scripts and is_script(entry.name))
+        if not wanted or not _is_utf8(entry.path, scan):
             continue
         if len(scan.files) >= MOST_FILES:
             scan.notes.append(f"{root} has more than {MOST_FILES} files: the others are ignored")
@@ -256,11 +239,10 @@ def scan_watch(watch: Watched) -> _Scan:
     return scan
 
 
-def _is_wanted(name: str, scripts: bool) -> bool:
+def is_script(name: str) -> bool:
+    """Return whether the name of a file is that of a script or notebook."""
     suffix = os.path.splitext(name)[1].lower()
-    if suffix in ENVIRONMENT_SUFFIXES:
-        return True
-    return scripts and (suffix == NOTEBOOK_SUFFIX or language_of_suffix(suffix) is not None)
+    return suffix == NOTEBOOK_SUFFIX or language_of_suffix(suffix) is not None
 
 
 def _walk(root: str, recursive: bool, scan: _Scan) -> Iterator[os.DirEntry[str]]:

@@ -29,6 +29,7 @@ from cetool.server.data.directory import held
 from cetool.server.housekeeping import Housekeeping
 from cetool.server.journal import Journal
 from cetool.server.server import Server, open_server
+from cetool.server.watching import Watcher
 from cetool.server.web.app import create_app
 
 #: Seconds that answers may take to end when the server stops, and then builds.
@@ -83,7 +84,12 @@ def _start_parts(server: Server) -> list[Any]:
     housekeeping = Housekeeping(server)
     housekeeping.start()
     server.collector = housekeeping
-    return [builders, housekeeping]
+    parts: list[Any] = [builders, housekeeping]
+    if server.config.watch:
+        watcher = Watcher(server)
+        watcher.start()
+        parts.append(watcher)
+    return parts
 
 
 def _announcement(server: Server, bound: socket.socket) -> list[str]:
