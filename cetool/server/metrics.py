@@ -1,4 +1,4 @@
-"""``/metrics`` for Prometheus, ``/health`` for whatever watches the server, and what conda-store's clients ask for."""
+"""Say how a server is doing: metrics for Prometheus, and what is wrong. :mod:`.web.monitoring` has the routes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
 
 from cetool import __version__
 from cetool.base.durations import format_size
@@ -27,12 +25,9 @@ from cetool.server.data.schema import (
     token,
 )
 from cetool.server.server import Server
-from cetool.server.web.security import principal
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
-
-router = APIRouter()
 
 #: Counters by name: their labels, and what they count.
 COUNTERS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -64,75 +59,42 @@ _TABLES = {
 _PATIENCE = 5.0
 
 
-@router.get("/metrics", include_in_schema=False)
-def metrics(request: Request) -> Response:
-    """Return the metrics in Prometheus's text format, or in that of OpenMetrics if the request asks for it."""
+def exposition(server: Server, accept: str) -> tuple[bytes, str]:
+    """Return the metrics and their media type: Prometheus's text, or OpenMetrics if ``accept`` asks for it."""
     from prometheus_client import CollectorRegistry, ProcessCollector  # 60 ms at the start that nothing else needs
     from prometheus_client.exposition import choose_encoder
 
-    _check_access(request)
-    server: Server = request.app.state.server
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     registry.register(_Collector(server))
-    accept = request.headers.get("accept", "")
     encode, kind = choose_encoder(accept)
-    text = encode(registry)
+    text: bytes = encode(registry)
     if "version=" not in accept:
         # conda-store's text has no line feed at its end, and its clients read lines by splitting; Prometheus, which
         # needs the line feed, asks for a version
         text = text.rstrip(b"\n")
-    return Response(text, media_type=kind)
+    return text, kind
 
 
-@router.get("/health", include_in_schema=False)
-def health(request: Request) -> JSONResponse:
-    """Return whether the server works; 503 with the reasons if it does not. For anyone, so it names no object."""
-    server: Server = request.app.state.server
-    problems = list(_problems(server))
-    body = {"status": "failing" if problems else "ok", "version": __version__, "problems": problems}
-    return JSONResponse(body, 503 if problems else 200)
-
-
-@router.get("/celery", include_in_schema=False)
-def celery(request: Request) -> dict[str, Any]:
+def workers(server: Server) -> dict[str, Any]:
     """Return what conda-store says about its workers, as far as this server's builders have the same."""
-    _check_access(request)
-    server: Server = request.app.state.server
-    name, workers = f"cetool@{server.id}", server.config.workers
+    name, count = f"cetool@{server.id}", server.config.workers
     with server.database.read() as tx:
         running = list(tx.scalars(sa.select(build.c.id).where(build.c.status == "BUILDING").order_by(build.c.id)))
         done = tx.scalar(sa.select(sa.func.count()).where(build.c.status == "COMPLETED"))
     return {
-        "availability": {name: {"ok": "pong"}} if workers else None,
-        "stats": {name: {"total": {"build": done}, "pool": {"max-concurrency": workers}}},
+        "availability": {name: {"ok": "pong"}} if count else None,
+        "stats": {name: {"total": {"build": done}, "pool": {"max-concurrency": count}}},
         "registered_tasks": {name: ["build"]},
         "active_tasks": {name: [{"id": str(each), "name": "build"} for each in running]},
         "scheduled_tasks": {name: []},
     }
 
 
-def _check_access(request: Request) -> None:
-    """Raise CetoolError unless the request comes from this machine or has a token."""
-    config = request.app.state.server.config
-    if config.public_metrics:
-        return
-    client = request.client.host if request.client else ""
-    # behind a proxy, requests of other machines come from this one too
-    if not config.behind_proxy and (client == "::1" or client.startswith("127.")):
-        return
-    if not principal(request).authenticated:
-        raise CetoolError(
-            "metrics need a token",
-            code="not-authenticated",
-            hint="Send a token in the header `Authorization: Bearer TOKEN`, or set `public-metrics` on the server.",
-        )
-
-
 # --- health ---------------------------------------------------------------------------------------------------------
 
 
-def _problems(server: Server) -> Iterator[str]:
+def problems(server: Server) -> Iterator[str]:
     """Yield what is wrong, in one sentence each."""
     started = time.monotonic()
     try:

@@ -16,16 +16,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cetool import __version__
 from cetool.base.errors import CetoolError
-from cetool.server import metrics
 from cetool.server.config import ServerConfig
 from cetool.server.server import Server
-from cetool.server.web import conda_store, native, pages, security
+from cetool.server.web import conda_store, monitoring, native, pages, security
 from cetool.server.web.errors import OnError, RequestError, defect, problem, status_of
 from cetool.server.web.gate import Gate
 from cetool.server.web.urls import place_of
 
 #: The parts, in the order in which their routes are tried.
-_PARTS: tuple[APIRouter, ...] = (native.router, conda_store.router, metrics.router, security.router, pages.router)
+_PARTS: tuple[APIRouter, ...] = (native.router, conda_store.router, monitoring.router, security.router, pages.router)
 #: How errors are written, by the start of the path.
 _FORMS: Mapping[str, OnError] = {
     "/cetool/": native.on_error,
