@@ -40,9 +40,7 @@ def schema_of(path: Path) -> dict[str, list[str]]:
     rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
     connection.close()
     parts = [(name, " ".join(sql.split()).partition(" (")) for name, sql in rows if not name.startswith("sqlite_")]
-    return {
-        name: sorted([start, *rest.rpartition(")")[0].strip().split(", ")]) for name, (start, _, rest) in parts.items()
-    }
+    return {name: sorted([start, *rest.rpartition(")")[0].strip().split(", ")]) for name, (start, _, rest) in parts}
 
 
 def filled(path: Path) -> int:
