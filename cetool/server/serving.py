@@ -42,7 +42,7 @@ _UNREAD = 60_000
 #: Seconds in which the head of a request has to arrive.
 _HEAD = 30.0
 #: Requests that are handled at once; those beyond wait.
-_THREADS = 100
+_THREADS = 64
 #: Open files for connections; the usual soft limit is 1024.
 _FILES = 65536
 

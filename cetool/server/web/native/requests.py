@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import Response
 
 from cetool.base.codec import FieldError, decode
+from cetool.base.errors import CetoolError
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.package import Package, PypiPackage
 from cetool.lock.model import PlatformLock
@@ -130,11 +131,13 @@ def upload_answer(request: Request, principal: Known, server: Here, solution: So
     return reply(document, 200 if submitted.status == "COMPLETED" else 202)
 
 
-@router.on("POST /cetool/1/builds/{number}/rebuild", schemas.Changed, status=202, errors=[404, 429, 507])
+@router.on("POST /cetool/1/builds/{number}/rebuild", schemas.Changed, status=202, errors=[404, 409, 429, 507])
 def build_again(request: Request, principal: Known, server: Here, number: Number) -> Response:
     """Solve and build the request of a build again, with the packages that the channels have now."""
     with server.database.read() as tx:
-        build_for(tx, principal, number)
+        found = build_for(tx, principal, number)
+    if not found.namespace:
+        raise CetoolError(f"the namespace of build {number} was deleted", code="conflict", about=str(number))
     made = rebuild(server, number, principal)
     security.note(request, "build.rebuild", f"build {number}", build=made)
     document: schemas.Changed = {"build": made, "links": _links(request, made)}

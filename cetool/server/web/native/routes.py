@@ -99,7 +99,12 @@ def _described(code: int, kind: type | str) -> dict[str, Any]:
         return {"description": phrase, "content": {"application/json": {"schema": ref(kind)}}}
     if not kind:
         return {"description": phrase}
-    schema = {"type": "string"} if kind.startswith("text/") else {"type": "string", "format": "binary"}
+    schema: dict[str, Any] = {"type": "string"}
+    if kind == "text/event-stream":  # the schema of an event
+        texts = {name: {"type": "string"} for name in ("event", "data", "id")}
+        schema = {"type": "object", "properties": texts}
+    elif not kind.startswith("text/"):
+        schema["format"] = "binary"
     return {"description": phrase, "content": {kind: {"schema": schema}}}
 
 
