@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import ipaddress
 import logging
 import os
@@ -69,6 +70,8 @@ def _run(server: Server, bound: socket.socket, say: Callable[[str], None]) -> No
     try:
         for line in _announcement(server, bound):
             say(line)
+        gc.freeze()  # what exists now stays: collections need not look at it
+        gc.enable()
         http.run(sockets=[bound])
     finally:
         server.news.close()
