@@ -369,9 +369,17 @@ def test_a_namespace_is_created_set_up_and_deleted(admin: Visitor, editor: Visit
     assert "Saved the settings." in saved.text and "conda-forge bioconda" in saved.text
     denied = admin.send(admin.get("/new"), "/new", namespace="lab", name="x", text="python\nr::r\n", do="check")
     assert denied.status == 422 and "is not allowed here" in denied.text
+    whole = admin.send(admin.get("/settings"), "/settings", **{"channels-default": "bioconda"})
+    assert "Saved the settings." in whole.text and "which is bioconda" in admin.get("/namespaces/team").text
+    admin.send(whole, "/settings", **{"channels-default": ""})
+    assert editor.get("/settings").status == editor.post("/settings").status == 403
     assert editor.get("/namespaces/lab").status == 404 and editor.post("/namespaces/team/delete").status == 403
     sure = admin.get("/namespaces/lab/delete")
+    build = admin.send(admin.get("/new"), "/new", namespace="lab", name="left", text="pip\n", do="build").path
     assert "Deleted the namespace, which frees 0 B." in admin.send(sure, "/delete").text
+    left = admin.get(build)
+    assert "left (deleted)" in left.text and "Canceled by admin." in left.text and not left.broken_rules()
+    assert "of left, which was deleted" in admin.get("/builds").text
 
 
 def test_the_audit_table_says_who_changed_what(admin: Visitor, viewer: Visitor) -> None:
@@ -392,6 +400,7 @@ PAGES = (
     "/new",
     "/namespaces",
     "/namespaces/team",
+    "/settings",
     "/namespaces/team/delete",
     "/access",
     "/access?user=ana&namespace=team",

@@ -98,7 +98,9 @@ def show_build(
         kind=KINDS[specification.kind],
         others=others,
         may=_rights(who, found),
-        trail=trail(found.namespace, found.name)[: 3 if found.environment_id else 2] if found.name else [],
+        trail=trail(found.namespace, found.name)[: 3 if found.environment_id else 2]
+        if found.name and found.namespace
+        else [],
         **packages_page(request, packages, q, number),
     )
 

@@ -248,7 +248,7 @@ def packages_page(request: Request, packages: Sequence[LockedPackage], q: str, n
     start = (number - 1) * _PACKAGES
     return {
         "packages": found[start : start + _PACKAGES],
-        "paging": page_links(request, number, _PACKAGES, len(found)),
+        "paging": page_links(request, number, _PACKAGES, len(found), "packages"),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -56,6 +56,7 @@ def _list_page(
         namespaces=rows,
         paging=page_links(request, number, PAGE, found.count or 0),
         can_create=bool(reach(who, "namespace::create").granted),
+        can_set=allows(who, "setting::read", "*"),
         error=error,
         form=SimpleNamespace(name=name),
     )
@@ -93,18 +94,10 @@ def _one_page(
         see=allows(who, "setting::read", name),
         change=allows(who, "setting::update", name),
     )
-    document: dict[str, Any] = {}
-    if may.see:
-        document = json.loads(bytes(api.show_namespace_settings(who, server, name).body))
+    rows = _rows(api.show_namespace_settings(who, server, name), form) if may.see else []
     with server.database.read() as tx:
         found = namespaces.get(tx, name)
         usage = namespaces.usage(tx, found)
-    rows = []
-    for key, (title, hint) in _SETTINGS.items() if document else ():
-        own, effective = document["own"].get(key) or [], document["effective"].get(key)
-        now = "everything" if effective is None else ", ".join(effective) or "none"
-        text = "\n".join(own) if form is None else form.text(key)
-        rows.append(SimpleNamespace(key=key, title=title, hint=hint, text=text, own=bool(own), now=now))
     values = {"namespace": found, "usage": usage, "may": may, "settings": rows, "error": error}
     return page(request, "namespace", status=200 if error is None else 422, **values)
 
@@ -112,15 +105,58 @@ def _one_page(
 @router.post(_ONE + "/settings")
 def change_settings(request: Request, who: Viewer, server: Here, namespace: str, form: Posted) -> Response:
     """Change the settings; an empty one gets the server's value again."""
-    given = {key: form.text(key).split("\n") for key in _SETTINGS}
-    settings = {key: lines if any(line.strip() for line in lines) else None for key, lines in given.items()}
     try:
-        api.change_namespace_settings(request, who, server, namespace, SettingChanges(settings=settings))
+        api.change_namespace_settings(request, who, server, namespace, _changes(form))
     except CetoolError as error:
         if error.code in ("not-authenticated", "not-allowed", "not-found"):
             raise
         return _one_page(request, who, namespace, error, form)
     return seen(request, f"/namespaces/{segment(namespace)}", "settings")
+
+
+@router.get("/settings")
+def show_server_settings(request: Request, who: Viewer, server: Here) -> Response:
+    """Show the settings of the whole server, for administrators."""
+    return _server_page(request, who)
+
+
+def _server_page(
+    request: Request, who: Principal, error: CetoolError | None = None, form: Form | None = None
+) -> Response:
+    rows = _rows(api.show_settings(who, request.app.state.server), form)
+    may = SimpleNamespace(change=allows(who, "setting::update", "*"))
+    values = {"settings": rows, "may": may, "error": error}
+    return page(request, "settings", status=200 if error is None else 422, **values)
+
+
+@router.post("/settings")
+def change_server_settings(request: Request, who: Viewer, server: Here, form: Posted) -> Response:
+    """Change the settings of the whole server; an empty one gets the configuration's value again."""
+    try:
+        api.change_settings(request, who, server, _changes(form))
+    except CetoolError as error:
+        if error.code in ("not-authenticated", "not-allowed"):
+            raise
+        return _server_page(request, who, error, form)
+    return seen(request, "/settings", "settings")
+
+
+def _rows(answer: Response, form: Form | None) -> list[SimpleNamespace]:
+    """Return the fields of a form for the settings of a level, as the API shows them."""
+    document = json.loads(bytes(answer.body))
+    rows = []
+    for key, (title, hint) in _SETTINGS.items():
+        own, effective = document["own"].get(key) or [], document["effective"].get(key)
+        now = "everything" if effective is None else ", ".join(effective) or "none"
+        text = "\n".join(own) if form is None else form.text(key)
+        rows.append(SimpleNamespace(key=key, title=title, hint=hint, text=text, own=bool(own), now=now))
+    return rows
+
+
+def _changes(form: Form) -> SettingChanges:
+    """Return the changes that a form asks for; None removes a setting."""
+    given = {key: form.text(key).split("\n") for key in _SETTINGS}
+    return SettingChanges(settings={key: lines if any(map(str.strip, lines)) else None for key, lines in given.items()})
 
 
 @router.get(_ONE + "/delete")

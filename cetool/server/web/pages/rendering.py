@@ -163,12 +163,12 @@ def here(request: Request) -> str:
     return "/".join(map(segment, place_of(request.scope).split("/")))
 
 
-def page_links(request: Request, number: int, size: int, count: int) -> Mapping[str, Any]:
-    """Return the links to the pages before and after one of a list, and what this one shows."""
+def page_links(request: Request, number: int, size: int, count: int, part: str = "") -> Mapping[str, Any]:
+    """Return the links to the pages before and after one of a list, and what this one shows; ``part`` is its id."""
 
     def link(to: int) -> str:
         query = {name: value for name, value in request.query_params.items() if name not in ("page", "done", "n")}
-        return path(request, here(request), **query, page=to)
+        return path(request, here(request), **query, page=to) + (f"#{part}" if part else "")
 
     first, last = (number - 1) * size + 1, min(number * size, count)
     return {
