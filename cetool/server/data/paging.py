@@ -76,4 +76,4 @@ def cut(query: sa.Select[Any], keys: tuple[sa.ColumnElement[Any], ...], how: Cut
         query = query.where(row < last if how.descending else row > last)
     elif how.page > 1:
         query = query.offset(min((how.page - 1) * how.limit, _LARGEST))
-    return query.order_by(*(key.desc() if how.descending else key.asc() for key in keys)).limit(how.limit + 1)
+    return query.order_by(*(key.desc() if how.descending else key.asc() for key in keys)).limit(max(0, how.limit) + 1)
