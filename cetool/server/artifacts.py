@@ -41,8 +41,13 @@ def lock_file(locks: Sequence[PlatformLock]) -> str:
     It depends on the packages alone, so a build from this file has the same one. Raises CetoolError if a package has no
     digest.
     """
+    return json.dumps(lock_document(locks), indent=2)
+
+
+def lock_document(locks: Sequence[PlatformLock]) -> dict[str, object]:
+    """Return what :func:`lock_file` writes."""
     plain = tuple(each._replace(request=None) for each in locks)
-    return json.dumps(conda_lock_document(Lock(plain, channels_of(locks))), indent=2)
+    return conda_lock_document(Lock(plain, channels_of(locks)))
 
 
 def pinned_yaml(lock: PlatformLock, name: str, variables: Sequence[tuple[str, str]]) -> str:

@@ -6,8 +6,11 @@ The real clients are in ``test_conda_store_clients.py``.
 from __future__ import annotations
 
 import base64
+import io
 import json
+import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -24,9 +27,10 @@ anonymous-access: true
 
 
 @pytest.fixture(scope="module")
-def server(settled: Home) -> Iterator[RunningServer]:
+def server(settled: Home, channel_url: str) -> Iterator[RunningServer]:
     """A server with two users, in which anyone may read the default namespace."""
-    config = settled.write("conda-store-api.yaml", CONFIG)
+    # locks name the channel by its URL
+    config = settled.write("conda-store-api.yaml", f"{CONFIG}channels-allowed: [conda-forge, {channel_url}]\n")
     with running_server(settled, "--config", str(config), data=settled.path / "conda-store-api") as running:
         yield running
 
@@ -289,3 +293,195 @@ def test_the_interface_is_configured_for_the_address_that_the_browser_used(home:
         assert 'REACT_APP_API_URL: window.location.origin + "/x/"' in config
         for path in ("/ui/link", "/ui/..%2f..%2f..%2fsecret", "/ui/%2e%2e/secret"):
             assert "secret" not in running.get(path, token=None).text.removeprefix("<!doctype")
+
+
+# --- builds -----------------------------------------------------------------------------------------------------------
+
+
+def posted(server: RunningServer, text: str, **more: Any) -> int:
+    """Post a specification and return the number of the build, when it has ended."""
+    number: int = data(server.post("/api/v1/specification/", {"specification": text, **more}))["build_id"]
+    server.wait(number)
+    return number
+
+
+def build_of(server: RunningServer, number: int) -> Any:
+    """Return a build."""
+    return data(server.get(f"/api/v1/build/{number}/"))
+
+
+def test_a_build_has_what_the_interface_reads(server: RunningServer) -> None:
+    text = "name: whole\ndescription: All of it\nprefix: null\ndependencies: [six 1.16.*]\nvariables: {ONE: 1}\n"
+    number = posted(server, text, namespace="built")
+    found = build_of(server, number)
+    assert (found["status"], found["packages"]) == ("COMPLETED", None)
+    assert found["status_info"] and found["size"] > 0
+    assert not any(found[key].endswith("Z") for key in ("scheduled_on", "started_on", "ended_on"))
+    spec = found["specification"]["spec"]
+    assert (spec["name"], spec["description"], spec["prefix"]) == ("whole", "All of it", None)
+    assert (spec["channels"], spec["variables"]) == (["conda-forge"], {"ONE": "1"})
+    assert [each["artifact_type"] for each in found["build_artifacts"]] == [
+        *("DIRECTORY", "LOCKFILE", "LOGS", "YAML", "CONDA_PACK"),
+    ]
+    environment = data(server.get("/api/v1/environment/built/whole/"))
+    assert environment["current_build_id"] == number
+    assert environment["description"] == "All of it"
+    packages = data(server.get(f"/api/v1/build/{number}/packages/?page=1&size=100"))
+    assert {(each["name"], each["version"]) for each in packages} >= {("six", "1.16.0")}
+    assert all(each["channel"]["name"].startswith("file://") for each in packages)
+    log = server.get(f"/api/v1/build/{number}/logs/").text
+    assert "Solved for" in log and "Executing transaction: done" in log
+
+
+def test_a_lock_file_that_is_posted_has_the_same_lock_file(server: RunningServer) -> None:
+    first = posted(server, "name: locked\ndependencies: [hello-bin]\n", namespace="built")
+    lock = server.get(f"/api/v1/build/{first}/conda-lock.yaml").text
+    more = {"is_lockfile": True, "environment_name": "locked", "environment_description": "from a lock"}
+    second = posted(server, lock, namespace="built", **more)
+    assert second != first
+    for place in (f"build/{second}/lockfile/", f"build/{second}/conda-lock.yml", "environment/built/locked/lockfile/"):
+        assert server.get(f"/api/v1/{place}").text == lock
+    assert data(server.get("/api/v1/environment/built/locked/"))["description"] == "from a lock"
+    spec = build_of(server, second)["specification"]["spec"]
+    assert [each["name"] for each in spec["lockfile"]["package"]] == ["hello-bin"]
+
+
+def test_an_identical_specification_returns_the_build_and_a_rebuild_is_a_new_one(server: RunningServer) -> None:
+    text = "name: again\ndependencies: [hello-bin]\n"
+    first = posted(server, text, namespace="built")
+    assert posted(server, text, namespace="built") == first
+    answer = server.request("PUT", f"/api/v1/build/{first}/")
+    assert answer.json["message"] == "rebuild triggered"
+    second = data(answer)["build_id"]
+    assert second > first and server.wait(second)["status"] == "COMPLETED"
+    environment = "/api/v1/environment/built/again/"
+    assert data(server.get(environment))["current_build_id"] == second
+    assert server.request("PUT", environment, {"build_id": first}).json == {"status": "ok", "message": None}
+    assert data(server.get(environment))["current_build_id"] == first
+    other = posted(server, "name: other\ndependencies: [hello-bin]\n", namespace="elsewhere")
+    refused(server.request("PUT", environment, {"build_id": other}), 400, "another environment")
+    # the number of a deleted build is never used again
+    assert server.request("DELETE", f"/api/v1/build/{second}/").status == 200
+    assert posted(server, "name: next\ndependencies: [hello-bin]\n", namespace="built") > other
+
+
+def test_a_specification_without_packages_gets_python(server: RunningServer) -> None:
+    number = posted(server, json.dumps({"name": "empty"}), namespace="built")
+    assert build_of(server, number)["specification"]["spec"]["dependencies"] == ["python"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "type=model_type"),
+        ({"specification": "name: [", "namespace": "built"}, "Unable to parse. Invalid YAML"),
+        ({"specification": "dependencies: [six]"}, "type=missing, loc=('name',)"),
+        ({"specification": "name: a b\n"}, "type=string_pattern_mismatch"),
+        ({"specification": "name: x\ndependencies: [1]\n"}, "loc=('dependencies', 0"),
+        ({"specification": "name: x\ndependencies: ['six ==']\n"}, "six =="),
+        ({"specification": json.dumps({"name": "A" * 256})}, "255 characters"),
+        ({"specification": "version: 1", "is_lockfile": True, "environment_name": "x"}, ""),
+        ({"specification": "{}", "is_lockfile": True}, "name of the environment"),
+        ({"specification": "name: x\ndependencies: [six]", "namespace": "a/b"}, "not a valid name of a namespace"),
+    ],
+)
+def test_a_wrong_specification_is_refused_with_its_mistake(
+    server: RunningServer, body: dict[str, Any], message: str
+) -> None:
+    refused(server.post("/api/v1/specification/", body), 400, message)
+
+
+def test_a_build_that_fails_says_why(server: RunningServer) -> None:
+    number = posted(server, "name: broken\ndependencies: [no-such-package-here]\n", namespace="built")
+    found = build_of(server, number)
+    assert found["status"] == "FAILED" and "no-such-package-here" in found["status_info"]
+    assert [each["artifact_type"] for each in found["build_artifacts"]] == ["LOGS"]
+    assert "no-such-package-here" in server.get(f"/api/v1/build/{number}/logs/").text
+    for place in ("lockfile", "yaml", "archive"):
+        refused(server.get(f"/api/v1/build/{number}/{place}/"), 404)
+    refused(server.get(f"/api/v1/build/{number}/installer/"), 400, "doesn't have an installer")
+    refused(server.get(f"/api/v1/build/{number}/docker/"), 400)
+    refused(server.request("PUT", "/api/v1/environment/built/broken/", {"build_id": number}), 400, "not completed")
+
+
+def test_what_a_caller_may_not_read_is_neither_listed_nor_downloaded(server: RunningServer) -> None:
+    number = posted(server, "name: hidden\ndependencies: [hello-bin]\n", namespace="private")
+    for place in ("", "packages/", "logs/", "yaml/", "lockfile/", "archive/"):
+        refused(server.get(f"/api/v1/build/{number}/{place}", token=None), 403, "request not authorized")
+    assert "hidden" not in server.get("/api/v1/environment/", token=None).text
+    assert number not in [each["id"] for each in data(server.get("/api/v1/build/", token=None))]
+    assert data(server.get("/api/v1/package/?search=hello-bin&exact=1", token=None)) == []
+    assert data(server.get("/api/v1/package/?search=hello-bin&exact=1"))
+
+
+def test_packages_can_be_told_apart_by_name_and_sorted_by_version(server: RunningServer) -> None:
+    for number, version in enumerate(("1.16.0", "1.17.0")):
+        posted(server, f"name: six-{number}\ndependencies: [six {version}]\n", namespace="built")
+    versions = data(server.get("/api/v1/package/?search=six&exact=true&distinct_on=version&order=desc&sort_by=version"))
+    assert [each["version"] for each in versions] == ["1.17.0", "1.16.0"]
+    names = data(server.get("/api/v1/package/?search=si&page=1&size=100&distinct_on=name"))
+    assert [(each["name"], each["version"]) for each in names] == [("six", "1.17.0")]
+    assert data(server.get("/api/v1/channel/"))[0]["last_update"]
+
+
+def test_archives_have_the_variables_of_their_build(server: RunningServer) -> None:
+    texts = []
+    for value in ("one", "two"):
+        text = f"name: with-{value}\ndependencies: [hello-bin]\nvariables: {{VALUE: {value}}}\n"
+        archive = server.get(f"/api/v1/build/{posted(server, text, namespace='built')}/archive/")
+        assert archive.headers["content-type"] == "application/gzip"
+        with tarfile.open(fileobj=io.BytesIO(archive.body)) as tar:
+            file = tar.extractfile("bin/activate")
+            assert file is not None
+            texts.append(file.read().decode())
+    assert "export VALUE=one\n" in texts[0] and "export VALUE=two\n" in texts[1]
+
+
+def test_an_archive_is_written_once_for_requests_at_the_same_time(server: RunningServer) -> None:
+    number = posted(server, "name: at-once\ndependencies: [bigpkg]\n", namespace="built")
+    with ThreadPoolExecutor(8) as pool:
+        bodies = list(pool.map(lambda _: server.get(f"/api/v1/build/{number}/archive/").body, range(8)))
+    assert len(set(bodies)) == 1 and len(bodies[0]) > 5_000_000
+    part = server.get(f"/api/v1/build/{number}/archive/", headers={"Range": "bytes=0-1"})
+    assert (part.status, part.body) == (206, b"\x1f\x8b")
+    assert not list((server.data / "artifacts").glob(".*"))
+
+
+def test_a_cursor_goes_through_all_environments(server: RunningServer) -> None:
+    for number in range(7):
+        posted(server, f"name: e{number}\ndependencies: [hello-bin]\n", namespace=f"cursor-{number % 3}")
+    for order in ("asc", "desc"):
+        seen: list[tuple[str, str]] = []
+        cursor = ""
+        while True:
+            query = f"?limit=3&search=cursor-&sort_by=namespace,name&order={order}{cursor}"
+            page = server.get(f"/api/v2/environment/{query}").json
+            assert page["count"] == 7
+            if not page["data"]:
+                break
+            assert "current_build" not in page["data"][0]
+            seen += [(each["namespace"]["name"], each["name"]) for each in page["data"]]
+            cursor = f"&cursor={page['cursor']}"
+        assert seen == sorted(set(seen), reverse=order == "desc") and len(seen) == 7
+
+
+def test_usage_counts_shared_environments_once(server: RunningServer) -> None:
+    for name in ("one", "two"):
+        posted(server, f"name: {name}\ndependencies: [many-files]\n", namespace="used")
+    found = data(server.get("/api/v1/usage/"))["used"]
+    size = build_of(server, data(server.get("/api/v1/environment/used/one/"))["current_build_id"])["size"]
+    assert found == {"num_environments": 2, "num_builds": 2, "storage": size}
+
+
+def test_deleting_removes_environments_and_namespaces(server: RunningServer) -> None:
+    posted(server, "name: gone\ndependencies: [hello-bin]\n", namespace="leaving")
+    link = server.data / "names" / "leaving" / "gone"
+    assert (link / "bin" / "hello").is_file()
+    assert server.request("DELETE", "/api/v1/environment/leaving/gone/").json == {"status": "ok", "message": None}
+    refused(server.get("/api/v1/environment/leaving/gone/"), 404)
+    assert not link.is_symlink()
+    posted(server, "name: gone\ndependencies: [hello-bin]\n", namespace="leaving")
+    assert link.is_symlink()
+    assert server.request("DELETE", "/api/v1/namespace/leaving/").status == 200
+    assert not link.is_symlink()
+    assert "leaving" not in server.get("/api/v1/environment/").text

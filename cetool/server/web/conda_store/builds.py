@@ -78,7 +78,7 @@ def get_build(here: Here, who: Who, build_id: Number) -> Response:
         row = find(tx, who, build_id)
         found = {
             **build_object(row),
-            "specification": specification_object(tx, row.specification_id),
+            "specification": specification_object(tx, row.specification_id, build_id),
             "build_artifacts": artifact_objects(tx, row),
         }
     return ok(found)

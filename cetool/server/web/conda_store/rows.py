@@ -10,6 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from cetool.server.access import Principal, reach
+from cetool.server.artifacts import lock_document
+from cetool.server.data import locks
 from cetool.server.data.database import contains
 from cetool.server.data.schema import STATUSES, build, build_platform, environment, grant, lock_package, namespace
 from cetool.server.data.schema import specification as specification_table
@@ -180,14 +182,19 @@ def build_object(row: Any) -> dict[str, Any]:
     }
 
 
-def specification_object(tx: sa.Connection, number: int) -> dict[str, Any]:
-    """Return a specification."""
+def specification_object(tx: sa.Connection, number: int, build_id: int) -> dict[str, Any]:
+    """Return the specification of a build; if that is a lock, with the build's lock once it is known."""
     table = specification_table
     row = tx.execute(sa.select(table).where(table.c.id == number)).one()
+    spec = dict(row.data)
+    if row.kind == "lock":
+        found = tuple(locks.of_build(tx, build_id).values())
+        empty = {"version": 1, "metadata": {"channels": [], "platforms": []}, "package": []}
+        spec["lockfile"] = lock_document(found) if found else empty
     return {
         "id": row.id,
         "name": row.name,
-        "spec": row.data,
+        "spec": spec,
         "sha256": row.sha256,
         "created_on": moment(row.created),
     }
@@ -214,6 +221,10 @@ def _of(number: int) -> sa.ColumnElement[bool]:
 # --- packages ---------------------------------------------------------------------------------------------------------
 
 
+#: The channel of packages from PyPI.
+PYPI = "https://pypi.org/simple"
+
+
 def channel_object(url: str, updated: float | None = None) -> dict[str, Any]:
     """Return a channel."""
     return {"id": number_of(url), "name": url, "last_update": moment(updated)}
@@ -221,6 +232,7 @@ def channel_object(url: str, updated: float | None = None) -> dict[str, Any]:
 
 def package_object(channel: str, name: str, version: str) -> dict[str, Any]:
     """Return a package; licenses and summaries are not in locks."""
+    channel = channel or PYPI
     return {
         "id": number_of(channel, name, version),
         "channel": channel_object(channel),

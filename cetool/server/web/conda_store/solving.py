@@ -17,13 +17,12 @@ from cetool.server.jobs import Jobs
 from cetool.server.policies import policy_of
 from cetool.server.server import Server
 from cetool.server.specifying import Declared, specifications, virtual_packages
-from cetool.server.web.conda_store.rows import number_of
+from cetool.server.web.conda_store.rows import PYPI, number_of
 from cetool.server.web.conda_store.settings import effective
 
 #: Solves at the same time, and how many more may wait: each takes a process.
 _AT_ONCE, _WAITING = 2, 16
 _UNLIMITED = 1 << 60
-_PYPI = "https://pypi.org/simple"
 
 
 class Solver:
@@ -118,12 +117,12 @@ def solved_packages(lock: PlatformLock) -> list[dict[str, Any]]:
     return found + [
         {
             "id": number_of(each.url),
-            "package_id": number_of(_PYPI, each.name, each.version),
+            "package_id": number_of(PYPI, each.name, each.version),
             "name": each.name,
             "version": each.version,
             "build": "pypi",
             "build_number": 0,
-            "channel_id": number_of(_PYPI),
+            "channel_id": number_of(PYPI),
             "constrains": [],
             "depends": list(each.requires),
             "md5": None,
