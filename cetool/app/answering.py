@@ -26,7 +26,7 @@ from cetool.base.process import Consent
 from cetool.engines.protocol import EngineRequest, Progress
 from cetool.remote.answers import KnownAnswers, Running, answer_key, ask
 from cetool.remote.connection import Access, Connection, Patience
-from cetool.remote.pinned import Pinned, access_to, given_token, pinned_servers, unknown_server
+from cetool.remote.pinned import Pinned, given_token, pinned_servers, unknown_server
 from cetool.remote.records import BuildRecord
 from cetool.remote.verifying import lacking, require_in_channels
 from cetool.store.store import Lease, Origin
@@ -46,6 +46,13 @@ _OURS = ("disk-full", "memory-exceeded", "owner-unsafe")
 def known_answers(world: World) -> KnownAnswers:
     """Return what servers said before."""
     return KnownAnswers(world.paths.answers, trust=world.paths.trusted)
+
+
+def access_to(pinned: Pinned, world: World, patience: Patience | None = None) -> Access:
+    """Return how to reach a server: with the stored token, or the first of several with the one in the variable."""
+    first = not world.settings.servers or world.settings.servers[0] == pinned.url
+    token = (given_token(world.environ) if first else None) or pinned.token
+    return Access(pinned.url, token, world.loaded.condarc, patience or Patience())
 
 
 # --- what a server gives ----------------------------------------------------------------------------------------------
@@ -160,7 +167,7 @@ def ask_servers(
             pinned = pinned_servers(world.environ).find(url)
             if pinned is None:
                 raise unknown_server(url)
-            access = access_to(pinned, world.environ, world.loaded.condarc, _patience())
+            access = access_to(pinned, world, _patience())
             found = _asked(pinned, access, platform, request, known)
             if isinstance(found, Running):
                 found = _waited(found, pinned, access, decision, world, reporter)
@@ -265,6 +272,5 @@ def _followed(build: int, access: Access, deadline: float, progress: CreationPro
 
 def _upload_later(lease: Lease, pinned: Pinned, world: World) -> None:
     """Have another process send the server the packages that were solved here, if the token may do that."""
-    token = given_token(world.environ) or pinned.token
-    if token and not known_answers(world).failed(pinned.url, UPLOAD):
+    if access_to(pinned, world).token and not known_answers(world).failed(pinned.url, UPLOAD):
         run_in_background(world, "env", "upload", lease.prefix.name, "--server", pinned.url)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cetool.app.answering import Answer, known_answers
+from cetool.app.answering import Answer, access_to, known_answers
 from cetool.app.consent import consent_to
 from cetool.app.decision import Decision, Subject, Wish
 from cetool.app.ensuring import ensure, note_use_of
@@ -34,7 +34,7 @@ from cetool.lock.model import Lock
 from cetool.remote.answers import answer_key
 from cetool.remote.connection import Access, Connection, Patience
 from cetool.remote.environments import Found, find_named, kept_named
-from cetool.remote.pinned import Pinned, access_to, pinned_servers, unknown_server
+from cetool.remote.pinned import Pinned, pinned_servers, unknown_server
 from cetool.remote.records import payload_of
 from cetool.remote.verifying import lacking
 
@@ -156,7 +156,7 @@ def find_on_servers(named: Named, world: World, reporter: Reporter, platform: st
     known, platform = known_answers(world), platform or world.platform
     missing: CetoolError | None = None
     for pinned in servers(world):
-        access = access_to(pinned, world.environ, world.loaded.condarc)
+        access = access_to(pinned, world)
         path = known.answers.path(answer_key(pinned.url, platform, f"name:{named}"))
         try:
             found = _asked(pinned, access, named, platform, world, reporter)
@@ -242,7 +242,7 @@ def answer_in_baseline(data: bytes, world: World, reporter: Reporter) -> Answer 
     pinned = pinned_servers(world.environ).find(kept.server)
     if pinned is None:
         return None
-    access = access_to(pinned, world.environ, world.loaded.condarc)
+    access = access_to(pinned, world)
     return Answer(payload_of(kept.envelope), access, world, reporter, insists=True, number=kept.build)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cetool.app.answering import access_to
 from cetool.app.named import servers
 from cetool.app.reporting import Reporter
 from cetool.app.world import World
@@ -18,7 +19,6 @@ from cetool.declare.source import read_bytes
 from cetool.remote.builds import watched
 from cetool.remote.connection import Access, Connection, Patience
 from cetool.remote.environments import place_of
-from cetool.remote.pinned import access_to
 
 #: What the server calls a file that is sent as a text.
 _REQUEST = ("<request>", "request")
@@ -65,7 +65,7 @@ class OnServer:
         self.world = world
         self.reporter = reporter
         pinned = servers(world, wanted)[0]
-        self.access: Access = access_to(pinned, world.environ, world.loaded.condarc, Patience(silence=60.0))
+        self.access: Access = access_to(pinned, world, Patience(silence=60.0))
         self.connection = Connection(self.access)
 
     def __enter__(self) -> OnServer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cetool.app.answering import UPLOAD, known_answers
+from cetool.app.answering import UPLOAD, access_to, known_answers
 from cetool.app.exporting import packages_of
 from cetool.app.named import servers
 from cetool.app.reporting import Reporter
@@ -11,7 +11,6 @@ from cetool.base.codec import encode
 from cetool.base.errors import CetoolError, UsageError
 from cetool.declare.environment import Solve
 from cetool.remote.connection import Connection
-from cetool.remote.pinned import access_to
 from cetool.store.store import valid_marker
 
 
@@ -35,7 +34,7 @@ def upload(name: str, world: World, reporter: Reporter, wanted: str | None) -> N
         "pypi": [encode(package) for package in lock.pypi],
     }
     try:
-        with Connection(access_to(pinned, world.environ, world.loaded.condarc)) as connection:
+        with Connection(access_to(pinned, world)) as connection:
             connection.request("POST", "/answers", body=body, expects=(200, 201, 202)).read()
     except CetoolError as error:
         if error.code in ("not-allowed", "not-authenticated"):

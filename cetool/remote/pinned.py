@@ -17,9 +17,8 @@ from cetool.base.codec import decode, encode, sha256_of
 from cetool.base.errors import CetoolError, ConfigError, StoreError
 from cetool.base.limits import NOTE, parse_json
 from cetool.base.text import remember
-from cetool.remote.connection import Access, Connection, Patience, unusable
+from cetool.remote.connection import Access, Connection, unusable
 from cetool.remote.records import key_id
-from cetool.settings.condarc import Condarc
 from cetool.settings.paths import servers_directory
 from cetool.store.keyed import KeyedFiles
 
@@ -126,12 +125,6 @@ def pinned_servers(environ: Mapping[str, str]) -> PinnedServers:
             hint="Set HOME, or CETOOL_DATA_DIR to the path of a directory.",
         )
     return PinnedServers(directory)
-
-
-def access_to(pinned: Pinned, environ: Mapping[str, str], condarc: Condarc, patience: Patience | None = None) -> Access:
-    """Return how to reach a server: with the token in the variable, else with the stored one."""
-    token = given_token(environ) or pinned.token
-    return Access(pinned.url, token, condarc, patience or Patience())
 
 
 def given_token(environ: Mapping[str, str]) -> str | None:

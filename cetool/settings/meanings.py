@@ -64,6 +64,6 @@ VARIABLES = {
     ),
     "CETOOL_GITHUB_TOKEN": Meaning("The token for scripts in private repositories on GitHub.", "token", "none"),
     "CETOOL_RUN_MAX_RECURSION_DEPTH": Meaning("How deeply scripts that run cetool may be nested.", "number", "100"),
-    "CETOOL_SERVER_TOKEN": Meaning("The token for servers, instead of that of `cetool login`.", "token", "none"),
+    "CETOOL_SERVER_TOKEN": Meaning("The token for the first server instead of the stored one.", "token", "none"),
     "CETOOL_TRACEBACK": Meaning("If set, cetool prints a Python traceback with each error.", "any value", "none"),
 }

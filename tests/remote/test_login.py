@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import stat
 import subprocess
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from support.answering import TOKEN, AnsweringServer
+from support.answering import TOKEN, AnsweringServer, answering, send
 from support.home import Home
 from support.scripts import told
+from support.web import make_certificate
 
 from cetool.remote.records import key_id
 
@@ -93,13 +98,9 @@ def test_a_server_below_a_prefix(answers: AnsweringServer, home: Home) -> None:
 
 
 def test_the_token_is_asked_for_without_echo(answers: AnsweringServer, home: Home) -> None:
-    import pty
-
     words = [str(home.bin / "cetool"), "login", answers.url]
     main, terminal = pty.openpty()
     with subprocess.Popen(words, env=home.env, cwd=home.path, stdin=terminal, stdout=terminal, stderr=terminal) as run:
-        import os
-
         os.close(terminal)
         shown = b""
         while b"Token" not in shown:
@@ -115,3 +116,30 @@ def test_the_token_is_asked_for_without_echo(answers: AnsweringServer, home: Hom
             shown += part
         assert run.wait(30) == 0
     assert key_id(answers.public).encode() in shown and TOKEN.encode() not in shown
+
+
+def test_certificates_are_those_of_the_system_or_of_conda(home: Home, tmp_path: Path) -> None:
+    with answering(make_certificate(tmp_path)) as server:
+        done = home.cetool("login", server.url, "--token", TOKEN)
+        assert done.returncode == 125
+        assert "its certificate is not valid" in done.stderr and "ssl_verify" in done.stderr
+        with home.condarc.open("a") as file:
+            file.write(f"ssl_verify: {tmp_path / 'cert.pem'}\n")
+        server.log_in(home)
+        assert [each["url"] for each in servers(home)] == [server.url]
+
+
+def test_a_token_in_the_variable_goes_to_the_first_server_only(home: Home) -> None:
+    sent: list[str | None] = []
+    with answering() as one, answering() as other:
+        for server in (one, other):
+            server.log_in(home)
+
+        def note(handler: BaseHTTPRequestHandler) -> None:
+            sent.append(handler.headers.get("Authorization"))
+            send(handler, {"detail": "unknown", "code": "not-found"}, status=404)
+
+        one.tricks["/answers/"] = other.tricks["/answers/"] = note
+        done = home.cetool("create", "hello-bin", env={"CETOOL_SERVER_TOKEN": "of-the-first"})
+        assert done.returncode == 0, done.stderr
+    assert sent == ["Bearer of-the-first", f"Bearer {TOKEN}"]

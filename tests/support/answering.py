@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +44,8 @@ class AnsweringServer:
     requests: list[str] = field(default_factory=list)
     uploads: list[dict[str, Any]] = field(default_factory=list)
     closing: threading.Event = field(default_factory=threading.Event)
+    #: Stops answering.
+    close: Callable[[], None] = lambda: None
 
     @property
     def public(self) -> bytes:
@@ -144,8 +147,8 @@ def send(handler: BaseHTTPRequestHandler, body: Any, *, status: int = 200, **hea
 
 
 @contextlib.contextmanager
-def answering() -> Iterator[AnsweringServer]:
-    """Run such a server until the block ends."""
+def answering(certificate: Path | None = None) -> Iterator[AnsweringServer]:
+    """Run such a server until the block ends; over HTTPS with a certificate."""
     server = AnsweringServer()
 
     class Handler(BaseHTTPRequestHandler):
@@ -162,15 +165,25 @@ def answering() -> Iterator[AnsweringServer]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
         httpd.daemon_threads = True
-        server.url = f"http://127.0.0.1:{httpd.server_address[1]}"
+        server.url = f"http{'' if certificate is None else 's'}://127.0.0.1:{httpd.server_address[1]}"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            httpd.socket = context.wrap_socket(httpd.socket, server_side=True, do_handshake_on_connect=False)
         thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        try:
-            yield server
-        finally:
+
+        def close() -> None:
             server.closing.set()
             httpd.shutdown()
             thread.join()
+            httpd.server_close()
+
+        server.close = close
+        try:
+            yield server
+        finally:
+            close()
 
 
 # --- tricks -----------------------------------------------------------------------------------------------------------
