@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from support.builds import posted, requested, result
 
 from cetool.base.errors import CetoolError
@@ -199,10 +199,11 @@ class Builds(RuleBasedStateMachine):
             check_invariants(tx)
 
 
-Builds.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-)
-TestBuilds = Builds.TestCase
+def test_builds_keep_their_promises_in_any_order_of_events() -> None:
+    some = settings(
+        max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), database=None
+    )
+    run_state_machine_as_test(Builds, settings=some)
 
 
 @pytest.fixture
