@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from support.builds import locked, posted, requested, result
+from support.builds import HERE, locked, posted, requested, result
 
 from cetool.base.errors import CetoolError
 from cetool.server.data import answers, builds, environments, events, leases, locks, namespaces
 from cetool.server.data.builds import BuildQuery
 from cetool.server.data.database import Database, now
+from cetool.server.data.locks import Realization
 from cetool.server.data.paging import Cut
 from cetool.server.data.schema import build
 
@@ -75,6 +77,21 @@ def test_a_known_request_completes_at_once_under_another_name(database: Database
         assert other.created and other.status == "COMPLETED"
         assert environments.get(tx, "team", "two").build_id == other.build_id
         assert leases.claim(tx, "worker", 60) is None
+
+
+def test_an_environment_with_other_variables_has_a_prefix_of_its_own(database: Database) -> None:
+    """The variables are files of the prefix: the same packages do not make it the same environment."""
+    for number, name in enumerate(("plain", "varied")):
+        with database.write() as tx:
+            asked = posted(tx, f"team/{name}", f"python{number}")
+            claim = leases.claim(tx, "worker", 60)
+            assert claim is not None
+            made = result(claim, "python")
+            made[HERE] = replace(made[HERE], realization=Realization(str(number) * 20, 1000, 1))
+            leases.complete(tx, claim, made)
+            again = posted(tx, f"team/{name}-again", f"python{number}")
+            for build_id in (asked.build_id, again.build_id):
+                assert builds.platforms_of(tx, build_id)[0].realization == str(number) * 20
 
 
 def test_refresh_solves_again(database: Database) -> None:

@@ -104,19 +104,24 @@ def answers_to(
     A prefix is needed for the platform ``realize``, and on no other.
     """
     found = []
+    mine, other = build_platform.alias(), build_platform.alias()
     for each in platforms:
+        # the prefix may be of another build of the same request: builds of uploaded locks have none
         chosen = (
-            sa.select(build_platform.c.lock, realization.c.name)
+            sa.select(mine.c.lock, other.c.realization.label("name"))
             .select_from(answer)
-            .join(
-                build_platform,
+            .join(mine, sa.and_(mine.c.build_id == answer.c.build_id, mine.c.platform == answer.c.platform))
+            .outerjoin(
+                other,
                 sa.and_(
-                    build_platform.c.build_id == answer.c.build_id,
-                    build_platform.c.platform == answer.c.platform,
+                    other.c.platform == answer.c.platform,
+                    other.c.request == answer.c.request,
+                    other.c.lock == mine.c.lock,
+                    other.c.realization.is_not(None),
                 ),
             )
-            .outerjoin(realization, realization.c.lock == build_platform.c.lock)
             .where(answer.c.platform == each.platform, answer.c.request == each.request)
+            .limit(1)
         )
         row = tx.execute(chosen).first()
         if row is None or row.lock is None or (each.platform == realize and row.name is None):

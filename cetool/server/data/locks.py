@@ -107,21 +107,16 @@ def packages(tx: sa.Connection, digest: str, *, search: str = "") -> list[Locked
 
 
 def put_realization(tx: sa.Connection, digest: str, platform: str, made: Realization) -> str:
-    """Store the prefix of a lock and return its name. A lock has one prefix: an earlier one stays the one in use."""
+    """Store the prefix of a lock and return its name.
+
+    A lock has one prefix for each set of variables, which are files of a prefix and part of its name.
+    """
     at = now(tx)
-    name = tx.scalar(sa.select(realization.c.name).where(realization.c.lock == digest))
-    if name is not None:
-        tx.execute(realization.update().where(realization.c.name == name).values(used=at))
-        return str(name)
-    row = {"name": made.name, "lock": digest, "platform": platform, "size": made.size, "packages": made.packages}
-    tx.execute(realization.insert().values({**row, "created": at, "used": at}))
+    known = tx.execute(realization.update().where(realization.c.name == made.name).values(used=at)).rowcount
+    if not known:
+        row = {"name": made.name, "lock": digest, "platform": platform, "size": made.size, "packages": made.packages}
+        tx.execute(realization.insert().values({**row, "created": at, "used": at}))
     return made.name
-
-
-def realization_of(tx: sa.Connection, digest: str) -> Kept | None:
-    """Return the prefix of a lock on this server, None if there is none."""
-    row = tx.execute(sa.select(realization).where(realization.c.lock == digest)).mappings().first()
-    return None if row is None else Kept(**row)
 
 
 def realizations(tx: sa.Connection) -> list[Kept]:

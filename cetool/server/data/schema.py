@@ -236,8 +236,8 @@ realization = _table(
     Column("packages", Integer, nullable=False),
     Column("created", Float, nullable=False),
     Column("used", Float, nullable=False),
-    # one prefix for each lock
-    UniqueConstraint("lock"),
+    # variables of the request are files of a prefix: a lock has a prefix for each set of them
+    Index(None, "lock"),
     numbered=False,
 )
 

@@ -214,7 +214,6 @@ CREATE TABLE realization (
 	created FLOAT NOT NULL, 
 	used FLOAT NOT NULL, 
 	CONSTRAINT pk_realization PRIMARY KEY (name), 
-	CONSTRAINT uq_realization_lock UNIQUE (lock), 
 	CONSTRAINT fk_realization_lock FOREIGN KEY(lock) REFERENCES lock (digest) ON DELETE RESTRICT
 );
 INSERT INTO "realization" VALUES('fd32e8d2e6fa0445680f','fd32e8d2e6fa0445680fd0b86b0a74d1748095fa4bbe35cd7b100d17c829d506','linux-64',2000,2,1.79591079754099392897e+09,1.79591079754099392897e+09);
@@ -317,6 +316,7 @@ CREATE INDEX ix_watch_file_watch ON watch_file (watch);
 CREATE INDEX ix_build_platform_lock ON build_platform (lock);
 CREATE INDEX ix_build_platform_platform_request ON build_platform (platform, request);
 CREATE INDEX ix_build_platform_realization ON build_platform (realization);
+CREATE INDEX ix_realization_lock ON realization (lock);
 DELETE FROM "sqlite_sequence";
 INSERT INTO "sqlite_sequence" VALUES('namespace',2);
 INSERT INTO "sqlite_sequence" VALUES('event',22);

@@ -174,7 +174,6 @@ CREATE TABLE realization (
     created FLOAT NOT NULL,
     used FLOAT NOT NULL,
     CONSTRAINT pk_realization PRIMARY KEY (name),
-    CONSTRAINT uq_realization_lock UNIQUE (lock),
     CONSTRAINT fk_realization_lock FOREIGN KEY(lock) REFERENCES lock (digest) ON DELETE RESTRICT
 );
 
@@ -286,6 +285,8 @@ CREATE INDEX ix_history_build_id ON history (build_id);
 CREATE INDEX ix_history_environment_id_id ON history (environment_id, id);
 
 CREATE INDEX ix_lock_package_name_version_lock ON lock_package (name, version, lock);
+
+CREATE INDEX ix_realization_lock ON realization (lock);
 
 CREATE INDEX ix_token_expires ON token (expires);
 
