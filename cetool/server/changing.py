@@ -7,17 +7,18 @@ Every function raises CetoolError: ``not-found`` (also for what the principal ma
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import sqlalchemy as sa
 
+from cetool.base.errors import CetoolError
 from cetool.server.access import Principal, allows, require
 from cetool.server.collecting import gave_up, measured
-from cetool.server.data import builds, environments
+from cetool.server.data import accounts, builds, environments, namespaces
 from cetool.server.data.builds import Build
 from cetool.server.data.ending import Freed
 from cetool.server.data.environments import Environment, Move
-from cetool.server.finding import build_for, environment_for
+from cetool.server.finding import build_for, environment_for, namespace_for
 from cetool.server.server import Server
 
 _UPDATE, _DELETE = "environment::update", "environment::delete"
@@ -113,6 +114,18 @@ def delete_build(server: Server, who: Principal, number: int, *, force: bool = F
         freed = builds.delete(tx, number, who.name, force=force)
     if found.name is not None:
         _follow(server, (found.namespace, found.name))
+    _ended(server, freed.builds)
+    return gave_up(server, freed)
+
+
+def delete_namespace(server: Server, who: Principal, name: str) -> Freed:
+    """Delete a namespace with its environments, builds, settings and grants."""
+    with server.database.write() as tx:
+        found = namespace_for(tx, who, name, "namespace::delete")
+        freed = namespaces.delete(tx, found.name, by=who.name)
+        accounts.forget_namespace(tx, found.name)
+    with suppress(CetoolError):  # the next start repairs what cannot be removed now
+        server.files.repair(server.database)
     _ended(server, freed.builds)
     return gave_up(server, freed)
 

@@ -7,9 +7,10 @@ import sqlalchemy as sa
 from cetool.base.errors import CetoolError
 from cetool.base.text import shorten
 from cetool.server.access import Principal, allows, require
-from cetool.server.data import builds, environments
+from cetool.server.data import builds, environments, namespaces
 from cetool.server.data.builds import Build
 from cetool.server.data.environments import Environment
+from cetool.server.data.namespaces import Namespace
 
 _READ = "environment::read"
 
@@ -30,4 +31,14 @@ def environment_for(tx: sa.Connection, who: Principal, space: str, name: str, pe
         about = shorten(f"{space}/{name}", 200)
         raise CetoolError(f"there is no environment {about}", code="not-found", about=about)
     require(who, permission, space, name)
+    return found
+
+
+def namespace_for(tx: sa.Connection, who: Principal, name: str, permission: str = "namespace::read") -> Namespace:
+    """Return a namespace. Raises CetoolError as :func:`build_for`."""
+    found = namespaces.find(tx, name)
+    if found is None or not allows(who, "namespace::read", name):
+        about = shorten(name, 200)
+        raise CetoolError(f"there is no namespace {about}", code="not-found", about=about)
+    require(who, permission, name)
     return found

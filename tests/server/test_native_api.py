@@ -229,6 +229,32 @@ def test_lists_are_cut_into_pages_by_a_cursor(server: RunningServer) -> None:
     assert server.get("/cetool/1/builds?cursor=nonsense").json["code"] == "request-malformed"
 
 
+def test_a_namespace_is_deleted_with_all_that_is_in_it(server: RunningServer, built: dict[str, Any]) -> None:
+    place = "/cetool/1/namespaces/doomed"
+    assert server.post("/cetool/1/namespaces", {"name": "doomed", "metadata": {"team": 1}}).status == 201
+    assert server.post("/cetool/1/namespaces", {"name": "doomed"}).json["code"] == "conflict"
+    asked = server.post("/cetool/1/requests", {"namespace": "doomed", "name": "env", "specs": ["six ==1.16.0"]})
+    assert asked.json["status"] == "COMPLETED"
+    link = server.data / "names/doomed/env"
+    assert link.is_symlink()
+    assert server.request("DELETE", place).json["freed"] == 0, "team/tools has the same environment"
+    assert not link.is_symlink()
+    assert [server.get(each).status for each in (place, f"{ENVIRONMENTS}/doomed/env")] == [404, 404]
+
+
+def test_settings_of_a_namespace_apply_to_its_requests(server: RunningServer) -> None:
+    place = "/cetool/1/namespaces/strict/settings"
+    server.post("/cetool/1/namespaces", {"name": "strict"})
+    changed = server.request("PUT", place, {"settings": {"packages-allowed": ["numpy*"]}})
+    assert changed.json["own"] == {"packages-allowed": ["numpy*"]}
+    assert changed.json["effective"]["packages-allowed"] == ["numpy*"]
+    assert changed.json["effective"]["channels-default"] == ["conda-forge"]
+    refused = server.post("/cetool/1/requests", {"namespace": "strict", "specs": ["six"]})
+    assert refused.status == 403 and "six" in refused.json["detail"]
+    assert server.request("PUT", place, {"settings": {"packages-allowed": None}}).json["own"] == {}
+    assert server.request("PUT", place, {"settings": {"colour": "red"}}).status == 400
+
+
 def test_wrong_specifications_are_refused_with_their_line(server: RunningServer) -> None:
     text = "channels: [conda-forge]\ndependencies:\n  - six\n  - ==1\n"
     answer = server.post("/cetool/1/requests", {"namespace": "team", "name": "wrong", "text": text})

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import sqlalchemy as sa
 from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from cetool.base.errors import CetoolError
-from cetool.server.access import Principal, allows, reach, require
-from cetool.server.collecting import gave_up
+from cetool.server import changing
+from cetool.server.access import reach, require
 from cetool.server.config_values import KEYS, Wrong
-from cetool.server.data import accounts
 from cetool.server.data import namespaces as data
 from cetool.server.data.namespaces import Namespace, NamespaceQuery
-from cetool.server.finding import environment_for
+from cetool.server.finding import environment_for, namespace_for
+from cetool.server.policies import policy_of
 from cetool.server.web import security
 from cetool.server.web.errors import RequestError
 from cetool.server.web.native import schemas
@@ -86,14 +84,14 @@ def create_namespace(request: Request, principal: Known, server: Here, new: NewN
 def show_namespace(principal: Known, server: Here, namespace: Name) -> Response:
     """Show a namespace."""
     with server.database.read() as tx:
-        return reply(_document(_namespace_for(tx, principal, namespace)))
+        return reply(_document(namespace_for(tx, principal, namespace)))
 
 
 @router.on(f"PATCH {_ONE}", schemas.Namespace, errors=[404])
 def change_namespace(principal: Known, server: Here, namespace: Name, change: Metadata) -> Response:
     """Replace the metadata."""
     with server.database.write() as tx:
-        _namespace_for(tx, principal, namespace, "namespace::update")
+        namespace_for(tx, principal, namespace, "namespace::update")
         data.set_metadata(tx, namespace, change.metadata)
         return reply(_document(data.get(tx, namespace)))
 
@@ -101,16 +99,7 @@ def change_namespace(principal: Known, server: Here, namespace: Name, change: Me
 @router.on(f"DELETE {_ONE}", schemas.Changed, errors=[404])
 def delete_namespace(request: Request, principal: Known, server: Here, namespace: Name) -> Response:
     """Delete a namespace with its environments, builds, settings and grants."""
-    with server.database.write() as tx:
-        _namespace_for(tx, principal, namespace, "namespace::delete")
-        freed = data.delete(tx, namespace, by=principal.name)
-        accounts.forget_namespace(tx, namespace)
-    for number in freed.builds:
-        if server.dispatcher is not None:
-            server.dispatcher.cancel(number)
-        server.news.publish(f"build:{number}")
-    server.news.publish("events")
-    freed = gave_up(server, freed)
+    freed = changing.delete_namespace(server, principal, namespace)
     security.note(request, "namespace.delete", namespace, freed=freed.bytes)
     document: schemas.Changed = {"freed": freed.bytes}
     return reply(document)
@@ -137,7 +126,7 @@ def change_settings(request: Request, principal: Known, server: Here, given: Set
 def show_namespace_settings(principal: Known, server: Here, namespace: Name) -> Response:
     """Show the settings of a namespace."""
     with server.database.read() as tx:
-        _namespace_for(tx, principal, namespace, "setting::read")
+        namespace_for(tx, principal, namespace, "setting::read")
     return _settings(server, namespace, "")
 
 
@@ -147,7 +136,7 @@ def change_namespace_settings(
 ) -> Response:
     """Change settings of a namespace."""
     with server.database.read() as tx:
-        _namespace_for(tx, principal, namespace, "setting::update")
+        namespace_for(tx, principal, namespace, "setting::update")
     return _change(request, given, namespace, "")
 
 
@@ -173,9 +162,11 @@ def _settings(server: Here, namespace: str, name: str) -> Response:
     level = data.level_of(namespace, name)
     with server.database.read() as tx:
         own = data.settings_at(tx, level)
-        above = data.settings(tx, namespace, name)
-    built_in = {key: getattr(server.config, key.replace("-", "_")) for key in _LEVELED}
-    effective = {key: _plain(above.get(key, built_in.get(key))) for key in sorted({*built_in, *above})}
+        policy = policy_of(server.config, data.levels(tx, namespace, name))
+    effective = {key: _plain(getattr(policy, key.replace("-", "_"))) for key in _LEVELED}
+    for key, narrower in (("channels-allowed", policy.channels_within), ("packages-allowed", policy.packages_within)):
+        if narrower:
+            effective[key] = _plain(narrower[-1])
     document: schemas.Settings = {"level": level, "own": own, "effective": effective}
     return reply(document)
 
@@ -205,17 +196,6 @@ def _checked(key: str, value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _namespace_for(
-    tx: sa.Connection, principal: Principal, name: str, permission: str = "namespace::read"
-) -> Namespace:
-    """Return a namespace. Raises CetoolError: ``not-found`` also if it may not be seen, ``not-allowed``."""
-    found = data.find(tx, name)
-    if found is None or not allows(principal, "namespace::read", name):
-        raise CetoolError(f"there is no namespace {name[:200]}", code="not-found", about=name[:200])
-    require(principal, permission, name)
-    return found
 
 
 def _document(found: Namespace) -> schemas.Namespace:
