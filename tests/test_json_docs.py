@@ -285,10 +285,10 @@ def test_json_of_a_server(home: Home) -> None:
     orphan.mkdir(parents=True)
     (home.path / "server").chmod(0o755)
     database.close()
-    assert home.cetool("server", "user", "add", "ana", "--data", "server").returncode == 0
+    assert home.cetool("server", "user", "add", "ana", "--role", "editor", "--on", "lab/*", *words[:2]).returncode == 0
     created = _prints(home, "server", "token", "create", "mine", "--user", "ana", *words)
     assert _described("server token create", created) == set(DESCRIBED["server token create"][1])
-    for command in ("token list", "user list"):
+    for command in ("token list", "user list", "grant list"):
         listed = _prints(home, "server", *command.split(), *words)
         assert _described(f"server {command}", listed) == set(DESCRIBED[f"server {command}"][1])
     explained = _prints(home, "server", "explain-access", "ana", "team", *words)

@@ -16,6 +16,7 @@ from cetool.cli import options
 from cetool.cli.options import option
 from cetool.cli.output import print_json, print_line
 from cetool.cli.serve import require_extra
+from cetool.cli.server_grants import grant
 from cetool.cli.server_tokens import Place, token
 from cetool.cli.server_users import explain_access, user
 from cetool.cli.voice import Voice
@@ -30,6 +31,7 @@ CHECK_SCHEMA, GC_SCHEMA = "cetool.server-check/1", "cetool.server-gc/1"
 app = options.Commands("server", help="Look after a server's data, tokens and users.")
 app.add_typer(token)
 app.add_typer(user)
+app.add_typer(grant)
 app.command("explain-access")(explain_access)
 
 

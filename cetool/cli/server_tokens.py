@@ -204,7 +204,7 @@ class RevokeOptions(Changing):
 @token.command("revoke")
 @options.command
 def revoke_token(
-    numbers: Annotated[list[int], typer.Argument(metavar="ID", help="The tokens, by the numbers that `list` shows.")],
+    words: Annotated[list[str], typer.Argument(metavar="ID|NAME", help="The tokens, as `list` shows them.")],
     *,
     given: RevokeOptions,
 ) -> None:
@@ -214,12 +214,29 @@ def revoke_token(
     with opened(given, write=True) as (tx, _):
         from cetool.server.data import audit, tokens  # the extra is needed only by these commands
 
-        for number in numbers:
-            if tokens.get(tx, number) is None:
-                raise CetoolError(f"there is no token {number}", code="not-found", about=str(number))
-            tokens.revoke(tx, number)
-            audit.write(tx, audit.Act(audit.OPERATOR, "token.revoke", f"token {number}"))
-    voice_of(given).say(f"Revoked {counted(len(numbers), 'token')}")
+        for found in [_named(tx, word) for word in words]:
+            tokens.revoke(tx, found.id)
+            audit.write(tx, audit.Act(audit.OPERATOR, "token.revoke", f"token {found.id}", {"name": found.name}))
+    voice_of(given).say(f"Revoked {counted(len(words), 'token')}")
+
+
+def _named(tx: Connection, word: str) -> Token:
+    """Return the token with a number, or the only valid one with a name. Raises CetoolError."""
+    from cetool.server.data import tokens  # the extra is needed only by these commands
+
+    if word.isascii() and word.isdecimal() and len(word) < 19:
+        number = tokens.get(tx, int(word))
+        if number is not None:
+            return number
+    found = [each for each in tokens.listed(tx) if each.name == word]
+    if not found:
+        raise CetoolError(f"there is no token {word!r}", code="not-found", about=word)
+    if len(found) > 1:
+        ids = ", ".join(str(each.id) for each in found)
+        raise CetoolError(
+            f"{len(found)} tokens are called {word!r}", code="name-ambiguous", about=word, hint=f"Name one of: {ids}."
+        )
+    return found[0]
 
 
 def _rights(found: Token) -> tuple[str, ...]:

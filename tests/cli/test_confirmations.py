@@ -50,6 +50,7 @@ def start_data(home: Home) -> object:
 DATA = ("--data", "server")
 BACKUP = ("server", "backup", "old.tar", *DATA)
 TOKEN = ("server", "token", "create", "mine", "--role", "viewer", "--on", "*/*", *DATA)
+GRANT = ("server", "grant", "add", "viewer", "team/*", "--all-users", *DATA)
 USER = ("server", "user", "add", "ana", *DATA)
 BASE = ("create", "python")
 SET = ("config", "set", "engine", "conda")
@@ -91,6 +92,13 @@ CHANGES = {
         prepare=start_data,
         input="xyz-4711-ab\n",
     ),
+    "server grant add": Change(
+        ("editor", "team/*", "--user", "ana", *DATA),
+        "Granted editor on team/* to user ana",
+        (USER,),
+        prepare=start_data,
+    ),
+    "server grant remove": Change(("1", *DATA), "Removed 1 grant", (GRANT,), prepare=start_data),
     "server user remove": Change(("ana", *DATA), "Removed user ana", (USER,), prepare=start_data),
     "overlay create": Change(OVERLAY[2:], "Laid ", (BASE,)),
     "overlay install": Change(("mine", "--conda", "six ==1.17.0"), "Laid ", (BASE, OVERLAY)),
@@ -103,7 +111,7 @@ QUERIES = {
     "serve",
     *("check", "show", "info", "list", "tree", "name", "verify", "baseline status", "baseline check"),
     *("kernel list", "kernel start", "config list", "config get", "config path", "trust list"),
-    *("server check", "server token list", "server user list", "server explain-access"),
+    *("server check", "server token list", "server user list", "server grant list", "server explain-access"),
     *("overlay list", "overlay show", "overlay diff", "overlay export", "overlay activate", "overlay deactivate"),
     *("servers", "env list", "env show", "env log", "env history", "env diff"),
 }

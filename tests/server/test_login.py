@@ -162,6 +162,16 @@ def test_a_page_of_another_site_cannot_use_the_cookie(server: RunningServer) -> 
         assert log_in(server, "ana", "ana's password", **headers).status == 200, headers
 
 
+def test_only_a_bearer_token_changes_something_from_anywhere(server: RunningServer) -> None:
+    """A browser adds cookies and passwords of the address bar by itself."""
+    basic = base64.b64encode(f"x:{server.token}".encode()).decode()
+    for header, status in ((f"Bearer {server.token}", 201), (f"Basic {basic}", 403)):
+        headers = {"Authorization": header, "Origin": "https://evil.example"}
+        assert server.post("/cetool/1/tokens", {"name": "x"}, token=None, headers=headers).status == status
+    headers = {"Authorization": f"Basic {basic}"}
+    assert server.post("/cetool/1/tokens", {"name": "x"}, token=None, headers=headers).status == 201
+
+
 def test_only_the_listed_sites_may_read_answers(server: RunningServer) -> None:
     answer = server.get("/cetool/1", headers={"Origin": "https://hub.example.org"})
     assert answer.headers["access-control-allow-origin"] == "https://hub.example.org"

@@ -51,10 +51,12 @@ def principal(request: Request) -> Principal:
     known: Principal | None = request.scope.get("cetool_principal")
     if known is not None:
         return known
-    login = login_of(request)
-    found, by_cookie = login.identify(request.headers.get("authorization"), request.cookies.get(COOKIE))
-    if request.method not in _SAFE and (by_cookie or not found.authenticated):
-        # what a browser sends by itself: the cookie, or nothing from a machine that may ask without a token
+    header = request.headers.get("authorization")
+    found, by_cookie = login_of(request).identify(header, request.cookies.get(COOKIE))
+    basic = header is not None and header.strip().lower().startswith("basic")
+    if request.method not in _SAFE and (by_cookie or basic or not found.authenticated):
+        # what a browser sends by itself: the cookie, a password of the address bar, or nothing from a machine that may
+        # ask without a token
         check_origin(request)
     request.scope["cetool_principal"] = found
     request.state.user = found.name
