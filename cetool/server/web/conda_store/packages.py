@@ -52,13 +52,15 @@ Wanted = Annotated[_Wanted, Depends(_wanted)]
 
 
 def _locks(who: Principal) -> sa.Select[Any]:
-    """Return the query for the locks of builds that the caller may see."""
-    return (
-        sa.select(build_platform.c.lock)
+    """Return the query for the locks of builds that the caller may see: locks are few, and builds many."""
+    seen = (
+        sa.select(build_platform.c.build_id)
         .join(build, build.c.id == build_platform.c.build_id)
         .outerjoin(namespace, namespace.c.id == build.c.namespace_id)
-        .where(build_platform.c.lock.is_not(None), visible(reach(who), namespace.c.name, build.c.name))
+        .where(build_platform.c.lock == lock.c.digest, visible(reach(who), namespace.c.name, build.c.name))
+        .correlate(lock)
     )
+    return sa.select(lock.c.digest).where(sa.exists(seen))
 
 
 @router.get("/api/v1/channel/")
