@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -18,9 +19,10 @@ from support.home import Home
 from support.server import ChannelServer, Fault
 
 from cetool.remote.records import opened
+from cetool.server.artifacts import lock_file
 from cetool.server.builds import logs
-from cetool.server.data import answers, builds, environments, namespaces
-from cetool.server.submitting import rebuild
+from cetool.server.data import answers, builds, environments, locks, namespaces
+from cetool.server.submitting import Submission, rebuild, submit
 from cetool.store.store import valid_marker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the server runs on Linux")
@@ -263,3 +265,37 @@ def test_the_database_can_be_locked_meanwhile(home: Home) -> None:
             time.sleep(2.0)
         assert builders.wait(number).status == "COMPLETED"
         builders.check()
+
+
+@pytest.fixture
+def small_disk(home: Home) -> Iterator[Path]:
+    """A disk of 24 MB as the data directory."""
+    place = home.path / "server"
+    place.mkdir(mode=0o700)
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_fails_the_build_with_the_reason_and_is_usable_afterwards(home: Home, small_disk: Path) -> None:
+    with Builders(home) as builders:
+        found = builders.wait(builders.ask("team/web", "python").build_id)  # 50 MB
+        assert (found.status, found.code) == ("FAILED", "disk-full")
+        assert builders.wait(builders.ask("team/web", "postlink").build_id).status == "COMPLETED"
+        builders.check()
+
+
+def test_a_lock_is_built_without_solving(builders: Builders) -> None:
+    first = builders.wait(builders.ask("team/web", "hello-bin", "activated").build_id)
+    with builders.server.database.read() as tx:
+        found = locks.of_build(tx, first.id)
+    text = lock_file(list(found.values()))
+    asked = submit(builders.server, Submission("team", "copy", text, ADMIN))
+    copy = builders.wait(asked.build_id)
+    assert copy.status == "COMPLETED"
+    assert "Solving" not in log_of(builders, copy.id)
+    assert [each.lock for each in copy.platforms] == [each.lock for each in first.platforms]
+    with builders.server.database.read() as tx:
+        assert locks.of_build(tx, copy.id) == found
