@@ -27,9 +27,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cetool.app.build_steps import BuildRequest, LinkPlan, check_size, link, link_plan, solve_and_fetch, world_of
+from cetool.app.build_steps import BuildRequest, LinkPlan, check_size, link, link_plan, solve_and_fetch
 from cetool.app.build_watch import TICK, Watch
-from cetool.app.world import World
+from cetool.app.world import World, world_in
 from cetool.base.codec import decode
 from cetool.base.confining import (
     adopt_orphans,
@@ -74,10 +74,15 @@ def main() -> None:
     problem = unavailable()
     _send({"event": "ready", "sandbox": problem})
     while (line := lines.next()) is not None:
-        with contextlib.suppress(ValueError):
+        try:
             data = json.loads(line)
-            if "platforms" in data:
-                _serve(decode(BuildRequest, data, schema=_SCHEMA), lines, confined=problem is None)
+            if "cancel" in data:
+                continue  # of a build that has ended
+            request = decode(BuildRequest, data, schema=_SCHEMA)
+        except ValueError as error:
+            _send(_failure(CetoolError(f"the request for a build is malformed: {error}", code="defect")))
+            continue
+        _serve(request, lines, confined=problem is None)
 
 
 def _serve(request: BuildRequest, lines: _Lines, *, confined: bool) -> None:
@@ -113,7 +118,7 @@ class _Build:
             request.scratch.mkdir(mode=0o700, parents=True)
         except OSError as error:
             raise _cannot_write(error) from None
-        world = world_of(request)
+        world = world_in(request.data, request.settings)
         self._step(lambda tell: solve_and_fetch(request, world, tell, confined=self.confined))
         if self.realized is None and self.exact is not None and request.realize is not None:
             self._link(world, self.exact, request.realize)
@@ -158,7 +163,10 @@ class _Build:
     def _follow(self, events: _Lines, pid: int, *, confined: bool) -> dict[str, Any] | None:
         """Pass events on until the last one, which is returned; None if the process ends without it."""
         limits = self.request.limits
-        watch = Watch(self.request, pid, quiet=2 if confined else 1)
+        written = [self.request.scratch]
+        if self.exact is not None:
+            written.append(self.request.data / "envs" / self.exact.name)
+        watch = Watch(self.request, pid, written, quiet=2 if confined else 1)
         while True:
             tick = 0 if events.has_line else TICK
             ready = select.select([events.descriptor, self.lines.descriptor], [], [], tick)[0]

@@ -30,6 +30,12 @@ _NETWORK = (
     *("UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_NO_BUILD"),
 )
 _NETWORK_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl")
+#: Places with files and sockets of users and services, some of which a server that runs as root could read.
+_PRIVATE = (
+    *("/home", "/root", "/tmp", "/run", "/srv", "/mnt", "/media", "/boot", "/var/tmp", "/var/lib", "/var/log"),
+    *("/var/spool", "/var/backups", "/var/cache", "/var/mail", "/etc/shadow", "/etc/shadow-", "/etc/gshadow"),
+    *("/etc/gshadow-", "/etc/ssl/private", "/etc/ssh", "/etc/sudoers", "/etc/sudoers.d"),
+)
 #: What the data directory shows: environments and what is needed to create one.
 _SHOWN = frozenset(("envs", "pkgs", "locks", "trash", "scratch"))
 
@@ -67,7 +73,7 @@ def _places_of_users(environ: Mapping[str, str]) -> list[Path]:
     """Return directories with files and sockets of users and services."""
     named = [environ.get("HOME"), os.path.expanduser("~")]
     homes = [Path(home) for home in named if home and len(Path(home).parts) > 1]
-    return [*homes, *map(Path, ("/home", "/root", "/tmp", "/var/tmp", "/dev/shm", "/run"))]
+    return [*homes, *map(Path, _PRIVATE)]
 
 
 def _own_files() -> list[Path]:

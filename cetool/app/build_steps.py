@@ -17,7 +17,7 @@ from typing import Any
 from cetool.app.build_apart import public_environ, resolver_apart, uv_cache, walls_around
 from cetool.app.consent import OWN
 from cetool.app.making import Making, marker_of
-from cetool.app.world import World, load_world, prepare
+from cetool.app.world import World, prepare
 from cetool.base.codec import encode
 from cetool.base.confining import Walls, guard_writes
 from cetool.base.durations import format_size
@@ -149,13 +149,6 @@ class Telling:
                 return
             self._last[unit] = now
         self._tell("progress", done=done, total=total, unit=unit)
-
-
-def world_of(request: BuildRequest) -> World:
-    """Return the world of a build: the server's variables, and a store in its data directory."""
-    options = {**request.settings, "engine": "rattler"}
-    caches = {"CETOOL_CACHE_DIR": str(request.data), "UV_CACHE_DIR": str(uv_cache(request.data))}
-    return load_world(options, {**os.environ, **caches}, own_process=True)
 
 
 # --- with the network -------------------------------------------------------------------------------------------------

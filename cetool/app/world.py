@@ -253,6 +253,17 @@ def load_world(
     )
 
 
+def world_in(data: Path, settings: Mapping[str, object] = MappingProxyType({})) -> World:
+    """Return the world of a server: its variables, conda's configuration, and a store in its data directory.
+
+    Settings of cetool come from ``cetool.yaml`` in the directory, not from the user that runs the server.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith("CETOOL_")}
+    own |= {"CETOOL_CACHE_DIR": str(data), "CETOOL_CONFIG_FILE": str(data / "cetool.yaml")}
+    options = {**settings, "engine": "rattler", "env_dir": data / "envs", "offline": False}
+    return load_world(options, {**own, "UV_CACHE_DIR": str(data / "pkgs" / "uv")}, own_process=True)
+
+
 def prepare(*places: Paths) -> None:
     """Make the directories of stores, or check that they belong to this user. Raises StoreError."""
     for paths in places:

@@ -40,6 +40,12 @@ _CAPSET = {"x86_64": 126, "aarch64": 91, "ppc64le": 184, "s390x": 185, "riscv64"
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 #: Landlock's rights that change something; the last two exist since its versions 2 and 3.
 _CHANGES, _REFER, _TRUNCATE = 1 << 1 | 0b111111111 << 4, 1 << 13, 1 << 14
+#: The devices that are harmless, and links in ``/dev``.
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
+_DEVICE_LINKS = {
+    **{"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1"},
+    "stderr": "/proc/self/fd/2",
+}
 
 
 class Walls(Value):
@@ -205,19 +211,26 @@ def _see_only(walls: Walls) -> None:
     _mount(None, "/", None, _REC | _PRIVATE)
     with contextlib.suppress(OSError):  # not allowed where a part of /proc is hidden, as in some containers
         _mount("proc", "/proc", "proc", _NOSUID | _NODEV | _NOEXEC)
-    kept = [path for path in walls.kept if any(path.is_relative_to(each) for each in walls.hidden)]
+    hidden = [*walls.hidden, Path("/dev")]
+    devices = [path for path in map(Path, _DEVICES) if path.exists()]
+    kept = [*devices, *(path for path in walls.kept if any(path.is_relative_to(each) for each in hidden))]
     opened = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in (*kept, *walls.writable)}
-    plan: list[tuple[int, Path, bool]] = [(len(path.parts), path, True) for path in walls.hidden]
+    plan: list[tuple[int, Path, bool]] = [(len(path.parts), path, True) for path in hidden]
     plan += [(len(path.parts), path, False) for path in opened]
     loose: list[Path] = list(walls.writable)
     for _, path, hides in sorted(plan):
         if hides:
-            loose += _hide(path)
+            loose += [each for each in _hide(path) if each != Path("/dev")]
         else:
             _show(path, opened[path])
     for descriptor in opened.values():
         os.close(descriptor)
-    _set_attributes(Path("/"), set_=_RDONLY | _NOSUID, recursive=True)
+    for name, target in _DEVICE_LINKS.items():
+        os.symlink(target, f"/dev/{name}")
+    # root could write to the disks' own files, which a read-only mount does not prevent
+    _set_attributes(Path("/"), set_=_RDONLY | _NOSUID | _NODEV, recursive=True)
+    for path in devices:
+        _set_attributes(path, clear=_NODEV)
     for path in loose:
         _set_attributes(path, clear=_RDONLY)
 
@@ -229,7 +242,7 @@ def _hide(path: Path) -> list[Path]:
     except OSError:
         return []
     if stat.S_ISDIR(status.st_mode):
-        _mount("tmpfs", str(path), "tmpfs", _NOSUID | _NODEV, f"size=1g,mode={stat.S_IMODE(status.st_mode):o}")
+        _mount("tmpfs", str(path), "tmpfs", _NOSUID | _NODEV, f"size=64m,mode={stat.S_IMODE(status.st_mode):o}")
         return [path]
     if not stat.S_ISLNK(status.st_mode):
         _mount("/dev/null", str(path), None, _BIND)

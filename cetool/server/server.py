@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -10,7 +9,7 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from cetool.app.world import World, load_world, prepare
+from cetool.app.world import World, prepare, world_in
 from cetool.declare.environment import EnvironmentSpec
 from cetool.lock.model import PlatformLock
 from cetool.remote.records import BuildRecord, opened, sealed
@@ -131,7 +130,7 @@ def open_server(config: ServerConfig, journal: Journal) -> Server:
 
 def world_of(config: ServerConfig) -> World:
     """Return the world whose store is the data directory."""
-    return load_world(environ={**os.environ, "CETOOL_CACHE_DIR": str(config.data)}, own_process=True)
+    return world_in(config.data)
 
 
 def _identity(database: Database, config: ServerConfig) -> str:

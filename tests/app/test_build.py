@@ -140,6 +140,8 @@ def test_link_scripts_see_no_network_no_secrets_and_change_only_their_environmen
     prefix = data / "envs" / named(events, "realized")["name"]
     seen = (prefix / "seen").read_text()
     assert "the key" not in seen and "1.log" not in seen and "SECRET_OF_SERVER" not in seen
+    assert "cat: /etc/shadow: " in seen
+    assert "/dev/mem" in seen and seen.count("No such file") >= 2
     interfaces = (prefix / "interfaces").read_text().splitlines()[2:]
     assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
     assert environments(data) == [prefix.name]

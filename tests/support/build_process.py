@@ -27,7 +27,7 @@ SCRIPTS = {
     "sleeper": "echo $$ > $PREFIX/pid; exec sleep 600",
     "daemon": "setsid sleep 600 > /dev/null 2>&1 < /dev/null &",
     "curious": """exec > "$PREFIX/seen" 2>&1
-cat "$PREFIX/../../secret"; ls -A /home /root "$PREFIX/../../logs"; env
+cat "$PREFIX/../../secret" /etc/shadow; head -c 1 /dev/[vs]d? /dev/mem; ls -A /home /root "$PREFIX/../../logs"; env
 touch "$PREFIX/../other" "$PREFIX/../../secret2" /usr/cetool-was-here
 cat /proc/net/dev > "$PREFIX/interfaces"
 true""",

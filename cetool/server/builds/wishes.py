@@ -6,9 +6,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from cetool.app.build_steps import Packages
 from cetool.base.codec import encode
 from cetool.declare.platforms import current_platform
+from cetool.lock.model import PlatformLock
 from cetool.server.data import answers
 from cetool.server.data.leases import Claim
 from cetool.server.data.schema import build, specification
@@ -54,7 +54,7 @@ def wishes_of(claim: Claim, server: Server) -> dict[str, Any]:
     }
 
 
-def _packages(claim: Claim, server: Server) -> dict[str, Packages]:
+def _packages(claim: Claim, server: Server) -> dict[str, PlatformLock]:
     """Return the packages of a lock that was submitted or uploaded, by platform; else those of known answers.
 
     A request with an answer is built to get a prefix, or the answer for another platform.
@@ -65,6 +65,6 @@ def _packages(claim: Claim, server: Server) -> dict[str, Packages]:
         row = tx.execute(chosen.select_from(source).where(build.c.id == claim.build_id)).one()
         known = {} if claim.refresh or row.kind == "lock" else answers.known_locks(tx, claim.platforms)
     if row.kind != "lock":
-        return {platform: Packages(each.conda, each.pypi) for platform, each in known.items()}
+        return dict(known)
     wanted = [each.platform for each in claim.platforms]
-    return {each.platform: Packages(each.conda, each.pypi) for each in locks_in(row.text, wanted)}
+    return {each.platform: each for each in locks_in(row.text, wanted)}
