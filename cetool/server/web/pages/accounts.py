@@ -17,7 +17,7 @@ from cetool.server.data.database import now
 from cetool.server.data.tokens import Token
 from cetool.server.granting import AskedToken
 from cetool.server.web import security
-from cetool.server.web.pages.asking import Form, Here, Posted, Viewer
+from cetool.server.web.pages.asking import Form, Here, Number, Posted, Viewer
 from cetool.server.web.pages.rendering import page, seen
 
 router = APIRouter(include_in_schema=False)
@@ -107,7 +107,7 @@ def _asked(form: Form) -> AskedToken:
 
 
 @router.get("/tokens/{number}/revoke")
-def ask_to_revoke(request: Request, who: Viewer, server: Here, number: int) -> Response:
+def ask_to_revoke(request: Request, who: Viewer, server: Here, number: Number) -> Response:
     """Ask before a token is revoked."""
     with server.database.read() as tx:
         found = _token_for(tx, who, number)
@@ -125,7 +125,7 @@ def ask_to_revoke(request: Request, who: Viewer, server: Here, number: int) -> R
 
 
 @router.post("/tokens/{number}/revoke")
-def revoke(request: Request, who: Viewer, server: Here, number: int) -> Response:
+def revoke(request: Request, who: Viewer, server: Here, number: Number) -> Response:
     """Revoke a token."""
     with server.database.write() as tx:
         found = granting.revoke_token(tx, who, number)

@@ -83,7 +83,7 @@ Viewer = Annotated[Principal, Depends(_viewer)]
 Posted = Annotated[Form, Depends(_form)]
 #: The number of a page of a list.
 PageNumber = Annotated[int, Query(ge=1, le=10**6)]
-#: The number of a build, in a path.
-BuildNumber = Annotated[int, Path(ge=1, lt=2**63)]
+#: The number of a build, a token or a grant, in a path.
+Number = Annotated[int, Path(ge=1, lt=2**63)]
 #: What is searched for.
 Text = Annotated[str, Query(max_length=300)]

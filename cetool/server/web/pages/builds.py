@@ -23,7 +23,7 @@ from cetool.server.data.paging import Cut
 from cetool.server.data.schema import STATUSES
 from cetool.server.finding import build_for
 from cetool.server.web import security
-from cetool.server.web.pages.asking import PAGE, BuildNumber, Here, PageNumber, Text, Viewer
+from cetool.server.web.pages.asking import PAGE, Here, Number, PageNumber, Text, Viewer
 from cetool.server.web.pages.environments import chosen_platform, packages_of, packages_page, trail
 from cetool.server.web.pages.rendering import page, page_links, seen, sentence
 
@@ -70,7 +70,7 @@ def list_builds(
 
 @router.get(_ONE)
 def show_build(
-    request: Request, who: Viewer, server: Here, build: BuildNumber, platform: Text = "", q: Text = "",
+    request: Request, who: Viewer, server: Here, build: Number, platform: Text = "", q: Text = "",
     number: Annotated[PageNumber, Query(alias="page")] = 1,
 ) -> Response:  # fmt: skip
     """Show a build: what it does or why it ended, its log, packages and specification."""
@@ -106,7 +106,7 @@ def show_build(
 
 
 @router.post(_ONE + "/cancel")
-def cancel(request: Request, who: Viewer, server: Here, build: BuildNumber) -> Response:
+def cancel(request: Request, who: Viewer, server: Here, build: Number) -> Response:
     """Cancel a build."""
     security.note(request, "build.cancel", f"build {build}")
     found = changing.cancel_build(server, who, build)
@@ -114,7 +114,7 @@ def cancel(request: Request, who: Viewer, server: Here, build: BuildNumber) -> R
 
 
 @router.get(_ONE + "/delete")
-def ask_to_delete(request: Request, who: Viewer, server: Here, build: BuildNumber) -> Response:
+def ask_to_delete(request: Request, who: Viewer, server: Here, build: Number) -> Response:
     """Ask before a build is deleted, and say what that frees."""
     with server.database.read() as tx:
         found = build_for(tx, who, build)
@@ -137,7 +137,7 @@ def ask_to_delete(request: Request, who: Viewer, server: Here, build: BuildNumbe
 
 
 @router.post(_ONE + "/delete")
-def delete(request: Request, who: Viewer, server: Here, build: BuildNumber) -> Response:
+def delete(request: Request, who: Viewer, server: Here, build: Number) -> Response:
     """Delete a build."""
     freed = changing.delete_build(server, who, build, force=True)
     security.note(request, "build.delete", f"build {build}", freed=freed.bytes)

@@ -17,7 +17,7 @@ from cetool.server.data import accounts, audit
 from cetool.server.data.accounts import GivenGrant, NewGrant
 from cetool.server.data.audit import AuditQuery, Entry
 from cetool.server.web import security
-from cetool.server.web.pages.asking import PAGE, Form, Here, Posted, Text, Viewer
+from cetool.server.web.pages.asking import PAGE, Form, Here, Number, Posted, Text, Viewer
 from cetool.server.web.pages.environments import visible_namespaces
 from cetool.server.web.pages.rendering import page, seen
 from cetool.server.web.urls import path
@@ -152,7 +152,7 @@ def add_grant(request: Request, who: Viewer, server: Here, form: Posted) -> Resp
 
 
 @router.get("/access/grants/{number}/remove")
-def ask_to_remove_grant(request: Request, who: Viewer, server: Here, number: int) -> Response:
+def ask_to_remove_grant(request: Request, who: Viewer, server: Here, number: Number) -> Response:
     """Ask before a grant is removed."""
     with server.database.read() as tx:
         found = accounts.get_grant(tx, number)
@@ -172,7 +172,7 @@ def ask_to_remove_grant(request: Request, who: Viewer, server: Here, number: int
 
 
 @router.post("/access/grants/{number}/remove")
-def remove_grant(request: Request, who: Viewer, server: Here, number: int) -> Response:
+def remove_grant(request: Request, who: Viewer, server: Here, number: Number) -> Response:
     """Remove a grant."""
     with server.database.write() as tx:
         space = _space(who, accounts.get_grant(tx, number))

@@ -24,7 +24,7 @@ from cetool.server.finding import build_for, environment_for
 from cetool.server.server import Server
 from cetool.server.submitting import Submission
 from cetool.server.web import security
-from cetool.server.web.pages.asking import Form, Here, Posted, Text, Viewer
+from cetool.server.web.pages.asking import Form, Here, Number, Posted, Text, Viewer
 from cetool.server.web.pages.builds import KINDS
 from cetool.server.web.pages.environments import trail, visible_namespaces
 from cetool.server.web.pages.rendering import channel_name, page, seen, sentence
@@ -110,7 +110,7 @@ def edit(request: Request, who: Viewer, server: Here, namespace: str, name: str,
 
 
 @router.post("/builds/{build}/rebuild")
-def rebuild(request: Request, who: Viewer, server: Here, build: int) -> Response:
+def rebuild(request: Request, who: Viewer, server: Here, build: Number) -> Response:
     """Solve and build the request of a build again."""
     security.note(request, "build.rebuild", f"build {build}")
     with server.database.read() as tx:
