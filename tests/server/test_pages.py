@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 from support.builds import posted, result
 from support.channel import Channel
-from support.home import make_home, remove_home
+from support.home import Home, make_home, remove_home
 from support.pages import Visitor
 from support.serving import RunningServer, running_server
 
@@ -117,6 +117,33 @@ def test_a_link_on_another_site_opens_the_page_although_browsers_send_no_cookie(
     headers = {"Accept": "text/html", "Sec-Fetch-Site": "cross-site"}
     answer = server.get("/environments", token=None, headers=headers)
     assert answer.status == 200 and 'http-equiv="refresh"' in answer.text
+
+
+def test_a_form_that_is_sent_after_the_session_has_ended_is_not_lost(server: RunningServer) -> None:
+    visitor = Visitor(server)
+    visitor.sign_in("ana's password", "ana")
+    form = visitor.get("/new")
+    visitor.send(form, "/logout/")
+    page = visitor.send(form, "/new", namespace="team", name="x", text="python", do="build")
+    assert page.status == 401 and "go back to the form in your browser" in page.text
+
+
+def test_without_signing_in_one_sees_what_the_operator_shows_to_everyone(home: Home) -> None:
+    config = home.write("server.yaml", "anonymous-access: true\n")
+    with running_server(home, "--config", str(config), "--workers", "0") as server:
+        admin, anyone = Visitor(server), Visitor(server)
+        admin.sign_in(server.token)
+        for place in ("default", "secret"):
+            form = admin.get("/new")
+            admin.send(form, "/new", namespace=place, name="web", text="python\n", do="build")
+        page = anyone.get("/environments")
+        assert "default/web" in page.text and "secret" not in page.html and "Create an environment" not in page.text
+        assert [link for link in page.links if "/login/" in link] and not page.broken_rules()
+        shown = anyone.get("/environments/default/web")
+        assert shown.status == 200 and not [form for form in shown.forms if form.method == "post"]
+        assert anyone.get("/environments/secret/web").status == 404
+        for path in ("/tokens", "/access", "/new", "/users", "/audit", "/environments/default/web/edit"):
+            assert anyone.get(path).heading == "Sign in", path
 
 
 # --- environments -----------------------------------------------------------------------------------------------------

@@ -273,6 +273,19 @@ def test_searches_show_their_results_while_the_user_types(
     context.close()
 
 
+def test_a_link_on_another_site_opens_the_page_of_a_user_who_is_signed_in(
+    browser: Browser, server: RunningServer, complaints: list[str]
+) -> None:
+    context = opened(browser, server, complaints)
+    page = context.pages[0]
+    # to browsers, the same machine under another name is another site
+    page.goto(f"http://localhost:{server.port}/login/")
+    page.evaluate("(place) => document.querySelector('.brand').href = place", f"{server.url}/builds/1")
+    page.locator(".brand").click()
+    page.wait_for_selector("h1:text-is('Build 1')")
+    context.close()
+
+
 def test_pages_work_with_javascript_switched_off(
     browser: Browser, server: RunningServer, complaints: list[str]
 ) -> None:

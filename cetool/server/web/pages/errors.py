@@ -32,6 +32,7 @@ _TITLES = {
     503: "The server is busy",
     507: "The disk is full",
 }
+_ENDED = "You are not signed in any more. Sign in, go back to the form in your browser, and send it again."
 #: A browser sends no cookie when it follows a link on another site, but does when the page loads itself again.
 _AGAIN = '<!doctype html><html lang="en"><title>cetool</title><meta http-equiv="refresh" content="0"></html>'
 
@@ -71,7 +72,8 @@ def _sign_in_first(request: Request, error: CetoolError) -> Response:
         return HTMLResponse(_AGAIN)
     query = request.scope.get("query_string", b"").decode("latin-1")
     following = here(request) + (f"?{query}" if query else "") if request.method == "GET" else "/"
-    answer = _login_page(request, 401, "", path(request, following))
+    problem = "" if request.method == "GET" else _ENDED
+    answer = _login_page(request, 401, problem, path(request, following))
     answer.headers.update(headers_of(error, 401))
     return answer
 
