@@ -35,6 +35,8 @@ from cetool.server.web.app import create_app
 
 #: Seconds that answers may take to end when the server stops, and then builds.
 _GRACE, _BUILDS_GRACE = 3, 5.0
+#: Seconds after which a server that stops ends, whatever still waits.
+_LAST = 10.0
 #: Seconds that a connection may be idle.
 _IDLE = 30
 _BACKLOG = 2048
@@ -233,7 +235,7 @@ class _Quiet(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write errors of uvicorn itself; an answer that was cut on purpose is none."""
         text = record.getMessage()
-        if not text.startswith(("ASGI callable", "Cancel ")):
+        if not text.startswith(("ASGI callable", "Exception in ASGI", "Cancel ")):
             self._journal.write("http", problem=text)
 
 
@@ -272,11 +274,15 @@ class _Http(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop at SIGINT and SIGTERM, at a second one without waiting for answers."""
+        """Stop at SIGINT, SIGTERM and the end of the terminal, at a second one without waiting for answers."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        names = ("SIGINT", "SIGTERM", "SIGHUP")
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        # under nohup, the end of the terminal stays ignored
+        numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
         try:
             yield
         finally:
@@ -296,6 +302,10 @@ class _Http(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End streams first, then wait for answers, and close connections whose clients do not read."""
         self._news.close()
+        # a thread that waits for a locked database cannot be interrupted; what it has begun is undone
+        last = threading.Timer(_LAST, os._exit, (0,))
+        last.daemon = True
+        last.start()
         await super().shutdown(sockets)
         for connection in list(self.server_state.connections):
             transport = getattr(connection, "transport", None)

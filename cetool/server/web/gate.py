@@ -105,7 +105,8 @@ class Gate:
         """Raise CetoolError for another host than this one: a page elsewhere may have pointed its name here."""
         if not _HOST.fullmatch(host):
             raise RequestError(f"the header Host is {host[:100]!r}, which is not a host")
-        known = host.lower() in self._hosts or _LOOPBACK.fullmatch(host) is not None
+        named = {host.lower(), re.sub(r":\d+$", "", host.lower())}
+        known = bool(named & self._hosts) or _LOOPBACK.fullmatch(host) is not None
         if self._loopback_only and not known:
             raise CetoolError(
                 f"this server does not answer requests for the host {host!r}",

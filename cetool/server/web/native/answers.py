@@ -16,7 +16,7 @@ from cetool.server.data import locks
 from cetool.server.server import Server
 from cetool.server.web.native import schemas
 from cetool.server.web.native.memory import Found, Memory
-from cetool.server.web.native.routes import Api, known, reply
+from cetool.server.web.native.routes import Api, known, reply, unchanged
 from cetool.server.web.security import COOKIE
 from cetool.server.web.urls import path
 
@@ -55,8 +55,7 @@ def _answer(request: Request, server: Server, found: Found) -> Response:
         document: schemas.Running = {"build": found.build, "events": events}
         return reply(document, 202, {"Retry-After": "1"})
     headers = {"ETag": found.etag, "Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie"}
-    given = request.headers.get("if-none-match")
-    if given is not None and found.etag in (each.strip().removeprefix("W/") for each in given.split(",")):
+    if unchanged(request, found.etag):
         server.counts.add("answers", "not_modified")
         return Response(status_code=304, headers=headers)
     server.counts.add("answers", "hit")

@@ -30,7 +30,7 @@ def follow_events(request: Request, principal: Known, server: Here, last: Last, 
     if start is None:
         with server.database.read() as tx:
             start = events.latest(tx)
-    return stream(server, principal, _follow(request, principal, start))
+    return stream(request, principal, _follow(request, principal, start))
 
 
 async def _follow(request: Request, principal: Principal, after: int) -> Source:

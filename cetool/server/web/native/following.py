@@ -37,7 +37,7 @@ def show_log(
     with server.database.read() as tx:
         found = build_for(tx, principal, number)
     if "text/event-stream" in request.headers.get("accept", ""):
-        return stream(server, principal, _Following(request, principal, found.id, last or offset, log_only=True).run())
+        return stream(request, principal, _Following(request, principal, found.id, last or offset, log_only=True).run())
     data, following, _ = logs.read(server.config.data, number, offset, _AT_ONCE)
     headers = {"X-Next-Offset": str(following), "X-Build-Status": found.status}
     return Response(data, headers=headers, media_type="text/plain; charset=utf-8")
@@ -50,7 +50,7 @@ def follow_build(
     """Follow a build: events `status`, `progress` and `log`, and `end` with the reason. IDs are offsets of the log."""
     with server.database.read() as tx:
         found = build_for(tx, principal, number)
-    return stream(server, principal, _Following(request, principal, found.id, last or offset, log_only=False).run())
+    return stream(request, principal, _Following(request, principal, found.id, last or offset, log_only=False).run())
 
 
 class _Following:

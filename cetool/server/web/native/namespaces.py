@@ -34,14 +34,14 @@ class NewNamespace(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     name: str = Field(min_length=1, max_length=255)
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict, max_length=1000)
 
 
 class Metadata(BaseModel):
     """What can be changed of a namespace."""
 
     model_config = ConfigDict(extra="forbid")
-    metadata: dict[str, Any]
+    metadata: dict[str, Any] = Field(max_length=1000)
 
 
 class SettingChanges(BaseModel):

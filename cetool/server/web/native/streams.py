@@ -64,12 +64,13 @@ class Places:
         return give_back
 
 
-_places: dict[int, Places] = {}
-
-
-def places_of(server: Server) -> Places:
-    """Return the places for streams of a server."""
-    return _places.setdefault(id(server), Places(server.config.streams))
+def places_of(request: Request) -> Places:
+    """Return the places for streams of the server."""
+    state = request.app.state
+    if getattr(state, "places", None) is None:
+        state.places = Places(state.server.config.streams)
+    found: Places = state.places
+    return found
 
 
 def event(kind: str, data: Any, number: int | None = None) -> bytes:
@@ -118,21 +119,17 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.ensure_future(_gone(receive))
+        following: asyncio.Future[bytes | None] = gone  # type: ignore[assignment]
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             # says hello, so that clients and proxies know at once that they are connected
             await self._send(send, b"retry: 2000\n\n")
             loop = asyncio.get_running_loop()
             until = loop.time() + self._most
-            while loop.time() < until:
+            while loop.time() < until and not gone.done():
                 following = asyncio.ensure_future(anext(self._source, None))
                 await asyncio.wait({following, gone}, return_when=asyncio.FIRST_COMPLETED, timeout=until - loop.time())
-                if not following.done():
-                    following.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await following
-                    break
-                chunk = following.result()
+                chunk = following.result() if following.done() else None
                 if chunk is None or gone.done():
                     break
                 await self._send(send, chunk)
@@ -140,8 +137,11 @@ class EventStream(Response):
         except asyncio.TimeoutError:
             return  # the client does not read: the connection is closed without an end
         finally:
-            gone.cancel()
             self._end()
+            for task in (gone, following):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
             await self._source.aclose()
 
     async def _send(self, send: Send, data: bytes, *, more: bool = True) -> None:
@@ -163,7 +163,8 @@ def last_event(request: Request) -> int | None:
 Last = Annotated[int | None, Depends(last_event)]
 
 
-def stream(server: Server, principal: Principal, source: Source) -> Response:
+def stream(request: Request, principal: Principal, source: Source) -> Response:
     """Answer with a stream. Raises CetoolError (429) if there are too many."""
-    place = places_of(server).take(principal.name)
+    server: Server = request.app.state.server
+    place = places_of(request).take(principal.name)
     return EventStream(source, place, most=server.config.stream_timeout)
