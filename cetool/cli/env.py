@@ -26,6 +26,7 @@ from cetool.cli.env_queries import (
 )
 from cetool.cli.options import option
 from cetool.cli.output import print_json
+from cetool.declare.named import parse_named
 from cetool.declare.platforms import PLATFORMS
 
 app = options.Commands("env", help="Create and use environments on a server.")
@@ -120,13 +121,24 @@ app.command("diff")(env_queries.diff)
 @app.command("use")
 @options.command
 def use(
-    target: Target,
-    build: Annotated[int, typer.Argument(metavar="BUILD", help="The number of one of its builds.")],
+    target: Annotated[
+        str, typer.Argument(metavar="NAMESPACE/NAME[@BUILD]", help="The environment.", show_default=False)
+    ],
+    build: Annotated[
+        int | None, typer.Argument(metavar="BUILD", help="The number of one of its builds.", show_default=False)
+    ] = None,
     *,
     given: ServerOptions,
 ) -> None:
-    """Have an environment's name mean another build."""
-    named = environment_of(target)
+    """Point an environment's name at another build."""
+    named = parse_named(target)
+    if build is None:
+        build = named.build
+    elif named.build is not None:
+        raise UsageError(f"{target} names a build already", hint="Leave out one of them.")
+    if build is None:
+        raise UsageError("no build is named", hint=f"`cetool env history {target}` lists them.")
+    named = named._replace(build=None)
     server, voice = open_server(given)
     with server:
         found = server.use(named, build)
@@ -136,7 +148,7 @@ def use(
 @app.command("rollback")
 @options.command
 def rollback(target: Target, *, given: ServerOptions) -> None:
-    """Have an environment's name mean its previous build."""
+    """Point an environment's name at its previous build."""
     named = environment_of(target)
     server, voice = open_server(given)
     with server:

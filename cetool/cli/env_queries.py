@@ -172,7 +172,7 @@ def log(target: Build, *, given: LogOptions) -> None:
 
 @options.command
 def history(target: Target, *, given: QueryOptions) -> None:
-    """List what an environment's name has meant, the latest first."""
+    """List the builds that an environment's name has pointed to, latest first."""
     named = environment_of(target)
     server, _ = open_server(given)
     with server:
@@ -198,7 +198,10 @@ def history(target: Target, *, given: QueryOptions) -> None:
 @options.command
 def diff(
     target: Target,
-    before: Annotated[int, typer.Argument(metavar="FROM", help="The number of a build.")],
+    before: Annotated[
+        int | None,
+        typer.Argument(metavar="FROM", help="The number of a build; the previous one.", show_default=False),
+    ] = None,
     after: Annotated[
         int | None,
         typer.Argument(metavar="TO", help="The number of another one; the current one.", show_default=False),
@@ -214,6 +217,8 @@ def diff(
             after = server.environment(named)["build"]
             if after is None:
                 raise UsageError(f"{named.place} has no current build to compare with", hint="Name two builds.")
+        if before is None:
+            before = _previous(server, named, after)
         found = server.differences(named, before, after)
     changes = [{key: each.get(key) for key in ("platform", "name", "before", "after")} for each in found["changes"]]
     if given.as_json:
@@ -226,6 +231,16 @@ def diff(
     for each in changes:
         platform = f"{each['platform']}  " if several else ""
         print_line(f"{platform}{each['name']}: {each['before'] or 'none'} -> {each['after'] or 'none'}")
+
+
+def _previous(server: OnServer, named: Named, build: int) -> int:
+    """Return the build that the name pointed to before this one."""
+    found = [each["build"] for each in server.history(named) if each["build"] is not None]
+    earlier = found[found.index(build) + 1 :] if build in found else []
+    previous = next((each for each in earlier if each != build), None)
+    if previous is None:
+        raise UsageError(f"{named.place} has no build before {build}", hint="Name two builds.")
+    return int(previous)
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
