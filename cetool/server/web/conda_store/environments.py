@@ -25,6 +25,7 @@ from cetool.server.web.conda_store.forms import (
     Route,
     Who,
     ack,
+    counted,
     deprecated,
     missing,
     ok,
@@ -127,7 +128,7 @@ def list_with_cursor(here: Here, who: Who, sought: Filters, place: Annotated[_Cu
     query = _query(here, who, sought)
     keys = [*(_COLUMNS[each] for each in names), environment.c.id]
     with here.database.read() as tx:
-        count = tx.scalar(sa.select(sa.func.count()).select_from(query.subquery()))
+        count = tx.scalar(counted(query))
         after = _position(place.cursor, names)
         if after is not None:
             row, last = sa.tuple_(*keys), sa.tuple_(*map(sa.literal, after))

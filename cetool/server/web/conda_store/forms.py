@@ -137,9 +137,17 @@ class Paging:
         """
         wanted = [columns[name] for name in self.sort_by if name in columns] or list(columns.values())
         order = [each.desc() if self.descending else each.asc() for each in (*wanted, unique)]
-        count = tx.scalar(sa.select(sa.func.count()).select_from(query.order_by(None).subquery())) or 0
+        count = tx.scalar(counted(query)) or 0
         rows = tx.execute(query.order_by(*order).limit(self.size).offset(self.size * (self.number - 1))).all()
         return rows, count
+
+
+def counted(query: sa.Select[Any]) -> sa.Select[Any]:
+    """Return the query for the number of rows of a query."""
+    if query._distinct or query._group_by_clauses:
+        return sa.select(sa.func.count()).select_from(query.subquery())
+    # without columns, the database leaves out the tables that only they need
+    return query.with_only_columns(sa.func.count(), maintain_column_froms=True)
 
 
 async def _paging(
