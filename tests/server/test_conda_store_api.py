@@ -414,14 +414,27 @@ def test_what_a_caller_may_not_read_is_neither_listed_nor_downloaded(server: Run
     assert data(server.get("/api/v1/package/?search=hello-bin&exact=1"))
 
 
-def test_packages_can_be_told_apart_by_name_and_sorted_by_version(server: RunningServer) -> None:
+def test_packages_of_builds_can_be_told_apart_by_name_and_version(server: RunningServer) -> None:
     for number, version in enumerate(("1.16.0", "1.17.0")):
         posted(server, f"name: six-{number}\ndependencies: [six {version}]\n", namespace="built")
-    versions = data(server.get("/api/v1/package/?search=six&exact=true&distinct_on=version&order=desc&sort_by=version"))
+    # with a build string, only builds are searched
+    query = "/api/v1/package/?build=pyh&search=six&exact=true"
+    versions = data(server.get(f"{query}&distinct_on=version&order=desc&sort_by=version"))
     assert [each["version"] for each in versions] == ["1.17.0", "1.16.0"]
-    names = data(server.get("/api/v1/package/?search=si&page=1&size=100&distinct_on=name"))
+    names = data(server.get(f"{query}&page=1&size=100&distinct_on=name"))
     assert [(each["name"], each["version"]) for each in names] == [("six", "1.17.0")]
     assert data(server.get("/api/v1/channel/"))[0]["last_update"]
+
+
+def test_who_may_create_environments_finds_the_packages_of_channels(server: RunningServer) -> None:
+    answer = server.get("/api/v1/package/?search=needs-&page=1&size=1&distinct_on=name").json
+    assert (answer["count"], answer["size"]) == (2, 1)
+    assert [each["name"] for each in answer["data"]] == ["needs-cuda"]
+    query = "search=shared-lib&exact=true&distinct_on=version&page=1&order=desc&sort_by=version"
+    versions = data(server.get(f"/api/v1/package/?{query}"))
+    assert [(each["name"], each["version"]) for each in versions] == [("shared-lib", "2"), ("shared-lib", "1")]
+    assert versions[0]["channel"]["name"].endswith("/conda-forge")
+    assert data(server.get("/api/v1/package/?search=shared-lib", token=None)) == []
 
 
 def test_archives_have_the_variables_of_their_build(server: RunningServer) -> None:

@@ -1,18 +1,24 @@
-"""Packages and channels: those in the locks of builds that the caller may see."""
+"""Packages and channels: those in the locks of builds that the caller may see, and those of the default channels."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 
+from cetool.base.errors import CetoolError
 from cetool.server.access import Principal, reach
+from cetool.server.data import namespaces
 from cetool.server.data.database import contains
 from cetool.server.data.schema import build, build_platform, lock, lock_package, namespace
 from cetool.server.data.visibility import visible
-from cetool.server.web.conda_store.forms import Here, Pages, Route, Who
+from cetool.server.policies import policy_of
+from cetool.server.server import Server
+from cetool.server.web.conda_store.channels import ChannelSearch
+from cetool.server.web.conda_store.forms import PAGE_SIZE, Here, Pages, Paging, Route, Who
 from cetool.server.web.conda_store.rows import channel_object, package_object
 
 router = APIRouter(route_class=Route)
@@ -78,25 +84,70 @@ def list_channels(here: Here, who: Who, pages: Pages) -> Response:
     return pages.answer([channel_object(row.channel, row.updated) for row in rows], count)
 
 
+async def _channels(request: Request) -> ChannelSearch:
+    """Return what searches in channels; there is one for the whole server."""
+    state = request.app.state
+    if not hasattr(state, "channel_search"):
+        state.channel_search = ChannelSearch(state.server.config.data)
+    found: ChannelSearch = state.channel_search
+    return found
+
+
 @router.get("/api/v1/package/")
 def list_packages(
     here: Here,
     who: Who,
     pages: Pages,
     wanted: Wanted,
+    channels: Annotated[ChannelSearch, Depends(_channels)],
     distinct_on: Annotated[list[str], Query()] = [],  # noqa: B006
 ) -> Response:
-    """List packages; with ``distinct_on`` one for each combination of these fields."""
-    distinct = [COLUMNS[name] for name in dict.fromkeys(distinct_on) if name in COLUMNS]
+    """List packages; with ``distinct_on`` one for each combination of these fields.
+
+    A search by a caller who may create environments finds the packages of the default channels; all other lists have
+    the packages of builds that the caller may see.
+    """
+    distinct = tuple(name for name in dict.fromkeys(distinct_on) if name in COLUMNS)
+    if wanted.search and not wanted.build and reach(who, "environment:create").granted:
+        with contextlib.suppress(CetoolError):  # without its channels, the server still knows its builds
+            return _in_channels(here, who, pages, (wanted.search, bool(wanted.exact)), distinct, channels)
+    return _in_locks(here, who, pages, wanted, distinct)
+
+
+def _in_channels(
+    here: Server,
+    who: Principal,
+    pages: Paging,
+    search: tuple[str, bool],
+    distinct: tuple[str, ...],
+    channels: ChannelSearch,
+) -> Response:
+    with here.database.read() as tx:
+        policy = policy_of(here.config, namespaces.levels(tx, who.namespace))
+    by_name = distinct == ("name",)
+    first = pages.size * (pages.number - 1)
+    part = slice(first, first + pages.size) if by_name else slice(0, PAGE_SIZE)
+    found = channels.find(policy.channels_default, search[0], exact=search[1], part=part)
+    rows = [(channel, name, version) for channel, name, versions in found.packages for version in reversed(versions)]
+    # the newest version comes first, so it is the one that is kept
+    fields = [list(COLUMNS).index(name) for name in distinct or COLUMNS]
+    kept = list({tuple(row[each] for each in fields): row for row in reversed(rows)}.values())[::-1]
+    if by_name:
+        return pages.answer([package_object(*row) for row in kept], found.count)
+    order = {row: number for number, row in enumerate(reversed(rows))}
+    kept.sort(key=lambda row: (row[0], row[1], order[row]), reverse=pages.descending)
+    return pages.answer([package_object(*row) for row in kept[first : first + pages.size]], len(kept))
+
+
+def _in_locks(here: Server, who: Principal, pages: Paging, wanted: _Wanted, distinct: tuple[str, ...]) -> Response:
     columns = {name: column for name, column in COLUMNS.items()}
     query = sa.select(*COLUMNS.values()).where(
         lock_package.c.kind == "conda", lock_package.c.lock.in_(_locks(who)), *wanted.conditions
     )
     if distinct:
-        others = {name: column for name, column in COLUMNS.items() if column not in distinct}
-        newest = {name: sa.func.max(column).label(name) for name, column in others.items()}
+        newest = {name: sa.func.max(column).label(name) for name, column in COLUMNS.items() if name not in distinct}
         query = query.with_only_columns(*(newest.get(name, column) for name, column in COLUMNS.items()))
-        query = query.group_by(*distinct)
+        query = query.group_by(*(COLUMNS[name] for name in distinct))
         columns |= newest
     else:
         query = query.distinct()
