@@ -127,6 +127,9 @@ def _solve(source: Source | None, metadata: ScriptMetadata, world: World, report
     from cetool.engines.protocol import Hold
     from cetool.engines.solve import count_packages
 
+    if metadata.requirements.environment is not None:
+        reporter.warn(f"{metadata.path}: not solved: a server chooses the packages of its environment")
+        return []
     spec, _ = specify(metadata.requirements, world)
     if spec.overlay is not None:
         reporter.warn(f"{metadata.path}: not solved: an overlay is resolved when the script runs")
@@ -275,6 +278,8 @@ def _package(item: DeclaredItem, root: Node, script: Script) -> Iterator[Finding
 
 def _command(metadata: ScriptMetadata, script: Script, block: Block) -> Iterator[Finding]:
     """Yield findings about how the script runs."""
+    if metadata.requirements.environment is not None:
+        return  # its packages are not known here
     names = {spec_name(spec) for spec in metadata.requirements.packages}
     names |= {PYTHON} if metadata.requirements.pypi or metadata.requirements.overlay is not None else set()
     if metadata.undecided and not metadata.requirements.baselines:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cetool.app.consent import consent_to
 from cetool.app.deciding import decide, specify
-from cetool.app.decision import Decision, Wish
+from cetool.app.decision import Decision, Wish, refuse_named
 from cetool.app.ensuring import ensure, note_used
 from cetool.app.exporting import installed_packages
 from cetool.app.locking import LockWish, lock_source
@@ -163,6 +163,7 @@ def _refuse(decision: Decision, asked: UpgradeWish) -> None:
     """Raise UsageError for environments whose packages cannot be upgraded."""
     assert decision.source is not None
     needs, name = decision.requirements, decision.source.script.name
+    refuse_named(needs, name, "`cetool upgrade` cannot change it")
     if needs.overlay is not None:
         raise UsageError(
             f"{name} runs in an overlay on {needs.overlay.base}, which `cetool upgrade` cannot change",

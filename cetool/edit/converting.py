@@ -86,7 +86,8 @@ class _Conversion:
         keeps_tables = self._keeps_tables
         items = self._items(root, draft.items)
         conda = [item for item in draft.items if item.kind == "conda"]
-        if self.block.dialect == PEP723 and not any(item.name == "python" for item in conda):
+        named = self.before.requirements.environment is not None
+        if self.block.dialect == PEP723 and not named and not any(item.name == "python" for item in conda):
             items.insert(0, DeclaredItem("conda", "python", "python", (), None))
         own_root = root if self.block.dialect == CONDA_EXECUTE else root.below("tool", "cetool")
         keys = own_root or Node("mapping", self.script.at())
@@ -99,6 +100,7 @@ class _Conversion:
             run_with=None if keeps_tables else own.run_with,
             baselines=() if keeps_tables else _texts(own_root, "baseline"),
             without=() if keeps_tables else _texts(own_root, "without"),
+            environment=None if keeps_tables else self.before.requirements.environment,
             comments=_comments(self.document, self.block, content, everything=not keeps_tables),
         )
         if not keeps_tables:
@@ -269,7 +271,8 @@ class _Conversion:
             comparable(Declaration(needs._replace(warnings=(), variables=tuple(sorted(needs.variables))), None, None))
             for needs in (old, new)
         ]
-        if self.dialect == PEP723 and not any(spec_name(spec) == "python" for spec in old.packages):
+        python = old.environment is not None or any(spec_name(spec) == "python" for spec in old.packages)
+        if self.dialect == PEP723 and not python:
             raise self.refusal(": a PEP 723 script always has python in its environment, unlike this one")
         if pairs[0] != pairs[1] or not self.runs_alike(found):
             raise self.refusal()

@@ -77,13 +77,15 @@ def edit_declaration(document: Document, change: BlockChange) -> Edited:
         channels = work.add_channels(change.channels, before.requirements.channels)
     except UneditableError:
         raise unsafe(script, block) from None
-    needs = work.packages or work.pypi or before.requirements.baselines
+    old = before.requirements
+    if old.environment is not None:
+        old._replace(packages=tuple(work.packages), pypi=tuple(work.pypi)).refuse_more(script.at(block.first))
+    needs = work.packages or work.pypi or old.baselines or old.environment
     if not needs and block.dialect == CONDA_EXECUTE:
         raise UsageError("the script would declare no packages", hint="To remove the whole block, use an editor.")
     packages = set(work.packages)
-    if block.dialect == PEP723 and not any(spec_name(spec) == "python" for spec in packages):
+    if block.dialect == PEP723 and not old.environment and not any(spec_name(spec) == "python" for spec in packages):
         packages.add("python")
-    old = before.requirements
     wanted = old._replace(packages=tuple(packages), pypi=tuple(work.pypi), channels=channels)
     if old.channels is None and channels is not None:
         wanted = wanted._replace(configured=block.dialect == CONDA_EXECUTE)

@@ -162,6 +162,7 @@ class NewBlock:
     comments: tuple[str, ...] = ()
     baselines: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    environment: str | None = None
 
 
 def render(
@@ -182,7 +183,9 @@ def _yaml(wanted: NewBlock, comment: str) -> list[str]:
         lines += [f"baseline: {_flow(wanted.baselines)}"]
     if wanted.without:
         lines += [f"without: {_flow(wanted.without)}"]
-    if wanted.packages or wanted.pypi or not wanted.baselines:
+    if wanted.environment is not None:
+        lines += [f"environment: {yaml_text(wanted.environment, flow=False)}"]
+    if wanted.packages or wanted.pypi or not (wanted.baselines or wanted.environment):
         lines += ["env:", *(f" - {yaml_text(text, flow=False)}" for text in wanted.packages)]
     if wanted.pypi:
         lines += [" - pip:", *(f"   - {yaml_text(text, flow=False)}" for text in wanted.pypi)]
@@ -253,6 +256,8 @@ def _toml(dialect: str, wanted: NewBlock, base_dir: str | os.PathLike[str], shar
     for key, texts in (("baseline", wanted.baselines), ("without", wanted.without), ("run_with", wanted.run_with)):
         if texts or (key == "run_with" and texts is not None):
             toml.set(_CETOOL, key, array_text(texts))
+    if wanted.environment is not None:
+        toml.set(_CETOOL, "environment", quoted(wanted.environment))
     if wanted.variables:
         pairs = ", ".join(f"{key} = {quoted(value)}" for key, value in wanted.variables)
         toml.set(_CETOOL, "variables", f"{{ {pairs} }}")

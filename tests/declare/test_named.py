@@ -55,3 +55,20 @@ def test_names_have_a_namespace_and_perhaps_a_build() -> None:
             continue
         with pytest.raises(MetadataError):
             parse_named(text)
+
+
+@pytest.mark.parametrize(("before", "after"), [(one, other) for one in DIALECTS for other in DIALECTS if one != other])
+def test_a_block_is_converted_with_its_environment(home: Home, before: str, after: str) -> None:
+    text = DIALECTS[before].replace("channels = []", 'channels = ["conda-forge"]')
+    script = home.write("named.py", f"{text}\nprint()\n")
+    done = home.cetool("convert", script, "--to", after)
+    assert done.returncode == 0, done.stderr
+    assert read_metadata(read_script(str(script))).requirements.environment == "team/base@7"
+
+
+def test_a_block_with_an_environment_is_checked_but_gets_no_packages(home: Home) -> None:
+    script = home.write("named.py", DIALECTS["conda-execute"])
+    assert home.cetool("check", "--solve", script).returncode == 0
+    done = home.cetool("add", script, "six")
+    assert done.returncode == 125 and "baseline: server:team/base@7" in done.stderr
+    assert script.read_text() == DIALECTS["conda-execute"]

@@ -66,8 +66,8 @@ def read_block(block: Block, script: Script, platform: str | None = None) -> Dec
 def read_keys(root: Node, script: Script, platform: str | None = None) -> Declaration:
     """Return what its keys declare. Raises MetadataError.
 
-    The script is Python, so python is always among the packages. If several tool tables have channels,
-    ``[tool.cetool]`` wins over ``[tool.conda]``, and that over ``[tool.pixi]``.
+    The script is Python, so python is always among the packages, unless it runs in a server's environment. If several
+    tool tables have channels, ``[tool.cetool]`` wins over ``[tool.conda]``, and that over ``[tool.pixi]``.
     """
     keys = root.as_mapping("the '# /// script' block", KEYS)
     requirements = _standard_keys(root, script)
@@ -86,7 +86,7 @@ def read_keys(root: Node, script: Script, platform: str | None = None) -> Declar
         requirements, run_with = requirements.plus(own.requirements), own.run_with
     if "uv" in tools:
         requirements = applied(requirements, read_uv(tools["uv"], base_dir=script.directory))
-    if not any(spec_name(spec) == "python" for spec in requirements.packages):
+    if requirements.environment is None and not any(spec_name(spec) == "python" for spec in requirements.packages):
         requirements = Requirements(packages=("python",)).plus(requirements)
     refuse_partial(requirements, root.where)
     return Declaration(requirements, run_with)
