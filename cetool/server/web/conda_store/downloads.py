@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse
 
 from cetool.server.artifacts import Archives, Wanted, lock_file, pinned_yaml
 from cetool.server.builds import logs
@@ -16,8 +17,10 @@ from cetool.server.data import locks
 from cetool.server.data.builds import BuildPlatform
 from cetool.server.data.schema import environment, namespace
 from cetool.server.server import Server
+from cetool.server.web import security
 from cetool.server.web.conda_store.builds import Number, find
 from cetool.server.web.conda_store.forms import Here, Route, Who, deprecated, missing, permit, refusal
+from cetool.server.web.downloads import Download
 
 router = APIRouter(route_class=Route)
 #: Bytes of a log that are sent.
@@ -105,14 +108,16 @@ async def _archives(request: Request) -> Archives:
     return found
 
 
-def _wanted(here: Here, who: Who, build_id: Number) -> Wanted:
-    """Return what the archive of a build is written from."""
+def _wanted(request: Request, here: Here, who: Who, build_id: Number) -> tuple[Wanted, Callable[[], bool]]:
+    """Return what the archive of a build is written from, and what says whether the caller may still have it."""
     with here.database.read() as tx:
         row = find(tx, who, build_id)
         made = [each for each in build_rows.platforms_of(tx, build_id) if each.realization is not None]
     if not made or row.status != "COMPLETED" or row.deleted is not None:
         raise missing(f"Build {build_id} doesn't have an archive")
-    return Wanted(str(made[0].realization), _variables(made))
+    place = (row.namespace or "*", (row.namespace and row.name) or "*")
+    allowed = partial(security.still_allowed, request, who, "environment::read", *place)
+    return Wanted(str(made[0].realization), _variables(made)), allowed
 
 
 def _variables(platforms: Sequence[BuildPlatform]) -> tuple[tuple[str, str], ...]:
@@ -123,13 +128,17 @@ def _variables(platforms: Sequence[BuildPlatform]) -> tuple[tuple[str, str], ...
 
 @router.get("/api/v1/build/{build_id}/archive/")
 async def get_archive(
+    request: Request,
     build_id: Number,
-    wanted: Annotated[Wanted, Depends(_wanted)],
+    found: Annotated[tuple[Wanted, Callable[[], bool]], Depends(_wanted)],
     archives: Annotated[Archives, Depends(_archives)],
 ) -> Response:
     """Return the environment as a ``.tar.gz``, which is written when it is first asked for."""
+    wanted, allowed = found
     path = await archives.get(wanted)
-    return FileResponse(path, media_type="application/gzip", filename=f"build-{build_id}.tar.gz")
+    answer = Download(request, path, etag=f'"{path.name}"', kind="application/gzip", allowed=allowed)
+    answer.headers["Content-Disposition"] = f'attachment; filename="build-{build_id}.tar.gz"'
+    return answer
 
 
 @router.get("/api/v1/build/{build_id}/installer/")
