@@ -17,10 +17,9 @@ from support.serving import RunningServer, running_server
 
 from cetool.base.codec import encode
 from cetool.declare.environment import EnvironmentSpec, Solve
-from cetool.server import metrics
 from cetool.server.data import leases
 from cetool.server.data.database import Database
-from cetool.server.web import conda_store, native, pages, security
+from cetool.server.web import conda_store, monitoring, native, pages, security
 
 _GRANT = {"subject_kind": "authenticated", "pattern": "team/*", "role": "viewer"}
 _NATIVE, _ONE = "/cetool/1", "/cetool/1/environments/{namespace}/{name}"
@@ -135,7 +134,14 @@ STATUSES = {
             *(f"{each} {_NATIVE}/users/{{name}}" for each in ("DELETE", "PATCH")),
             *(f"PUT {_NATIVE}/{each}" for each in ("settings", "users/{name}/password")),
             f"DELETE {_NATIVE}/grants/{{number}}",
-            *("GET /audit", "GET /users", "POST /users", "POST /users/{name}/{change}"),
+            *(
+                "GET /audit",
+                "GET /users",
+                "POST /users",
+                "POST /users/{name}/{change}",
+                "GET /settings",
+                "POST /settings",
+            ),
         ),
         (401, 403, 403),
     ),
@@ -183,7 +189,9 @@ def routes(found: Iterable[Any]) -> Iterator[tuple[str, str]]:
                     yield method, each.path
 
 
-ALL = sorted({each for part in (native, conda_store, pages, security, metrics) for each in routes(part.router.routes)})
+ALL = sorted(
+    {each for part in (native, conda_store, pages, security, monitoring) for each in routes(part.router.routes)}
+)
 
 
 @pytest.fixture(scope="module")
