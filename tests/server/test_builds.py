@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from support.builds import HERE, locked, posted, requested, result
 
 from cetool.base.errors import CetoolError
+from cetool.server.access import Reach
 from cetool.server.data import answers, builds, environments, events, leases, locks, namespaces
 from cetool.server.data.builds import BuildQuery
 from cetool.server.data.database import Database, now
@@ -367,6 +368,23 @@ def test_pages_follow_each_other(database: Database) -> None:
             with pytest.raises(CetoolError) as caught:
                 environments.listed(tx, environments.EnvironmentQuery(Cut(10, wrong)))
             assert caught.value.code == "request-malformed"
+
+
+def test_events_out_of_reach_are_passed_over_once(database: Database) -> None:
+    with database.write() as tx:
+        posted(tx, "mine/one", "a")
+        posted(tx, "theirs/one", "b")
+        end = events.latest(tx)
+        mine = Reach((("mine", "*"),))
+        found, after = events.following(tx, 0, mine)
+        assert {each.namespace for each in found} == {"mine"} and after == end
+        assert events.following(tx, after, mine) == ([], end)
+        first, after = events.following(tx, 0, mine, limit=1)
+        assert [each.id for each in first] == [after]
+        posted(tx, "mine/two", "c")
+        assert len(events.following(tx, end, mine)[0]) == 2
+        assert events.prune(tx, now(tx) + 1) > 0
+        assert events.latest(tx) == 0 and events.following(tx, end, mine) == ([], end)
 
 
 def test_every_end_has_a_reason(database: Database) -> None:

@@ -75,6 +75,15 @@ def since(tx: sa.Connection, after: int, *, limit: int = 100, reach: Reach | Non
     return [Event(**row) for row in tx.execute(chosen).mappings()]
 
 
+def following(tx: sa.Connection, after: int, reach: Reach, *, limit: int = 100) -> tuple[list[Event], int]:
+    """Return the events after a number that are within reach, and the number to continue after.
+
+    That number grows even if no event is within reach, so that the next look does not read the others again.
+    """
+    found = since(tx, after, limit=limit, reach=reach)
+    return found, found[-1].id if len(found) == limit else max(after, latest(tx))
+
+
 def latest(tx: sa.Connection) -> int:
     """Return the number of the last event, 0 if there is none."""
     return int(tx.scalar(sa.select(sa.func.max(event.c.id))) or 0)

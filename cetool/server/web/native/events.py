@@ -38,25 +38,25 @@ async def _follow(request: Request, principal: Principal, after: int) -> Source:
     async with server.news.subscribe("events") as news:
         pulse = Pulse(news)
         while not news.closed:
-            rows = await run_in_threadpool(_next, request, principal, after)
-            if rows is None:
+            found = await run_in_threadpool(_next, request, principal, after)
+            if found is None:
                 return
+            rows, after = found
             for each in rows:
-                after = each.id
                 pulse.said()
                 yield event(each.kind, _document(each), each.id)
             if not rows and await pulse.wait():
                 yield comment()
 
 
-def _next(request: Request, principal: Principal, after: int) -> list[Event] | None:
-    """Return the next events; None if the client has lost all rights."""
+def _next(request: Request, principal: Principal, after: int) -> tuple[list[Event], int] | None:
+    """Return the next events and where to continue; None if the client has lost all rights."""
     server: Server = request.app.state.server
     current = security.login_of(request).current(principal)
     if not current.authenticated and not current.grants:
         return None
     with server.database.read() as tx:
-        return events.since(tx, after, reach=reach(current))
+        return events.following(tx, after, reach(current))
 
 
 def _document(each: Event) -> dict[str, Any]:
