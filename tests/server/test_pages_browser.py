@@ -83,9 +83,9 @@ def browser() -> Iterator[Browser]:
 def server(
     browser: Browser, tmp_path_factory: pytest.TempPathFactory, local_channel: Channel
 ) -> Iterator[RunningServer]:
-    """A server with a complete and a failed build."""
+    """A server below a prefix, with a complete and a failed build."""
     home = make_home(tmp_path_factory.mktemp("pages") / "home", local_channel)
-    with running_server(home, "--workers", "1") as running:
+    with running_server(home, "--workers", "1", "--url-prefix", "/cetool") as running:
         visitor = Visitor(running)
         visitor.sign_in(running.token)
         for number, text in enumerate((TEXT, TEXT + "  - no-such-package\n"), 1):
@@ -97,7 +97,7 @@ def server(
 
 def opened(browser: Browser, server: RunningServer, complaints: list[str], **options: Any) -> BrowserContext:
     """Open a window that is signed in; what the console and the content security policy say goes to ``complaints``."""
-    context = browser.new_context(base_url=server.url, **options)
+    context = browser.new_context(**options)
     context.set_default_timeout(20_000)
 
     def hear(said: ConsoleMessage) -> None:
@@ -110,7 +110,7 @@ def opened(browser: Browser, server: RunningServer, complaints: list[str], **opt
 
     context.on("page", listen)
     page = context.new_page()
-    page.goto("/login/")
+    page.goto(f"{server.url}/login/")
     page.fill("#token", server.token)
     page.press("#token", "Enter")
     page.wait_for_url("**/environments")
@@ -148,7 +148,7 @@ def test_pages_fit_narrow_windows_and_their_texts_can_be_read(
     assert page.get_by_role("link", name="Builds").is_visible()
     problems = []
     for path in PAGES:
-        page.goto(path)
+        page.goto(server.url + path)
         width = page.evaluate("document.documentElement.scrollWidth")
         worst = page.evaluate(CONTRAST)
         problems += [f"{path}: {width} pixels wide"] if width > 400 else []
@@ -176,7 +176,7 @@ def test_an_environment_is_created_with_the_keyboard_alone_and_its_log_is_live(
                 return
         raise AssertionError(f"the tab key does not reach {name}")
 
-    page.goto("/environments")
+    page.goto(f"{server.url}/environments")
     keys.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     keys.press("Enter")
@@ -224,7 +224,7 @@ def test_the_progress_and_the_log_of_a_running_build_come_by_themselves(
         };""")
     with paused_builders(server):
         for name in ("first", "live"):
-            page.goto("/new")
+            page.goto(f"{server.url}/new")
             page.fill("#namespace", "team")
             page.fill("#name", name)
             page.fill("#text", f"{TEXT}  - many-files\nvariables: {{NAME: {name}}}\n")
@@ -244,16 +244,16 @@ def test_an_environment_moves_to_its_new_build_while_its_page_is_open(
     context = opened(browser, server, complaints)
     page = context.pages[0]
     with paused_builders(server):
-        page.goto("/new")
+        page.goto(f"{server.url}/new")
         page.fill("#namespace", "team")
         page.fill("#name", "moves")
         page.fill("#text", f"{TEXT}variables: {{NAME: moves}}\n")
         page.get_by_role("button", name="Create").click()
         page.wait_for_url("**/builds/*")
-        page.goto("/environments/team/moves")
+        page.goto(f"{server.url}/environments/team/moves")
         assert page.get_by_text("There are no packages yet.").is_visible()
     page.wait_for_selector("#live tbody th:text-is('shared-lib')")
-    page.goto("/environments?q=moves")
+    page.goto(f"{server.url}/environments?q=moves")
     assert page.locator("#results").get_by_text("2 packages").is_visible()
     context.close()
 
@@ -267,7 +267,7 @@ def test_searches_show_their_results_while_the_user_types(
     page.wait_for_selector("text=No environment matches")
     assert page.url.endswith("?q=xyzzy&package=&namespace=")
     assert page.evaluate("document.activeElement.id") == "q"
-    page.goto("/builds/1")
+    page.goto(f"{server.url}/builds/1")
     page.get_by_placeholder("Search the packages").press_sequentially("SHAR")
     page.wait_for_selector("tbody tr:only-child th:text-is('shared-lib')")
     context.close()
@@ -279,7 +279,7 @@ def test_a_link_on_another_site_opens_the_page_of_a_user_who_is_signed_in(
     context = opened(browser, server, complaints)
     page = context.pages[0]
     # to browsers, the same machine under another name is another site
-    page.goto(f"http://localhost:{server.port}/login/")
+    page.goto(f"http://localhost:{server.port}{server.prefix}/login/")
     page.evaluate("(place) => document.querySelector('.brand').href = place", f"{server.url}/builds/1")
     page.locator(".brand").click()
     page.wait_for_selector("h1:text-is('Build 1')")

@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from cetool.base.errors import CetoolError
+from cetool.server.access import Principal
 from cetool.server.data.schema import user
 from cetool.server.server import Server
 from cetool.server.web import security
 from cetool.server.web.errors import headers_of, problem
-from cetool.server.web.pages.rendering import here, page, sentence
+from cetool.server.web.pages.rendering import ANONYMOUS, here, page, sentence
 from cetool.server.web.urls import path
 
 router = APIRouter(include_in_schema=False)
@@ -44,13 +45,14 @@ def on_error(request: Request, error: CetoolError, status: int) -> Response:
     if status == 401:
         return _sign_in_first(request, error)
     _note_viewer(request)
+    who: Principal = request.scope.get("cetool_principal") or ANONYMOUS
     title = _TITLES.get(status, "The request failed" if status < 500 else "Something is wrong with the server")
     answer = page(
         request,
         "error",
         status=status,
         title=title,
-        sentence=sentence(error.message if error.where is None else f"{error.where}: {error.message}"),
+        sentence=sentence(error.message if error.where is None else f"{error.where}: {error.message}", who.name),
         hint=error.hint,
         code=error.code,
         section="",

@@ -49,7 +49,8 @@ _DONE = {
     "user": "Created the user.",
     "user-changed": "Changed the user.",
 }
-_ANONYMOUS = Principal("anonymous")
+#: Who asks, before that is known.
+ANONYMOUS = Principal("anonymous")
 
 
 # --- values in templates ----------------------------------------------------------------------------------------------
@@ -82,11 +83,11 @@ def took(seconds: float) -> str:
     return f"{max(0.0, seconds):.1f} s" if seconds < 10 else format_duration(seconds)
 
 
-def sentence(text: str | None) -> str:
-    """Return a message as a sentence: with a capital letter, unless it begins with a name, and a full stop."""
+def sentence(text: str | None, *names: str) -> str:
+    """Return a message as a sentence: with a full stop, and a capital letter unless it begins with one of the names."""
     text = (text or "").strip()
     first = text.partition(" ")[0]
-    if first.isalpha() and first != "cetool":
+    if first.isalpha() and first not in ("cetool", *names):
         text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) or not text else f"{text}."
 
@@ -124,7 +125,7 @@ def _templates() -> Environment:
 
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
     """Answer with a page. Every value is escaped."""
-    principal: Principal = request.scope.get("cetool_principal") or _ANONYMOUS
+    principal: Principal = request.scope.get("cetool_principal") or ANONYMOUS
     prefix = request.scope.get("root_path", "")
 
     def url(*parts: Any) -> str:
