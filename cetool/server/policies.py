@@ -75,6 +75,18 @@ class Policy:
         """The channels of a request that names none, canonical."""
         return tuple(map(_channel, self.channels_default))
 
+    @property
+    def usable_channels(self) -> tuple[str, ...]:
+        """The channels of a request that names none, as they were written, without those that would be refused."""
+        return tuple(text for text in self.channels_default if self._may_use(_channel(text)))
+
+    def _may_use(self, channel: str) -> bool:
+        try:
+            self._check_channel(channel)
+        except CetoolError:
+            return False
+        return True
+
     # --- what is refused ------------------------------------------------------------------------------------------
 
     def check(self, spec: EnvironmentSpec) -> None:

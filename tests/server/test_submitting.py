@@ -17,6 +17,7 @@ from cetool.server.access import Grant, Principal
 from cetool.server.config import ServerConfig
 from cetool.server.data import builds, leases, namespaces
 from cetool.server.journal import Journal
+from cetool.server.policies import policy_of
 from cetool.server.server import Server, open_server
 from cetool.server.submitting import Submission, Submitted, rebuild, submit
 
@@ -159,6 +160,9 @@ def test_settings_of_a_namespace_only_narrow_what_the_server_allows(server: Serv
         for key in ("channels-allowed", "channels-default", "channels-required"):
             namespaces.set_setting(tx, "team", key, [private])
     assert refused(server, "dependencies: [python]\n").code == "channel-refused"
+    with server.database.read() as tx:
+        assert policy_of(server.config, namespaces.levels(tx, "team")).usable_channels == ()
+        assert policy_of(server.config, namespaces.levels(tx)).usable_channels == ("conda-forge",)
 
 
 def test_settings_of_a_namespace_add_and_limit_packages(server: Server) -> None:

@@ -219,7 +219,7 @@ def remove_grant(tx: sa.Connection, number: int) -> GivenGrant:
 
 
 def forget_namespace(tx: sa.Connection, name: str) -> None:
-    """Remove the grants on a namespace that is deleted, and to its users: another may get its name later."""
+    """Remove the grants on a namespace that is deleted: another one may get its name later."""
     start = f"{name}/"
     here = sa.func.substr(grant.c.pattern, 1, len(start)) == start
     tx.execute(sa.delete(grant).where(here))

@@ -127,7 +127,7 @@ def _in_channels(
     by_name = distinct == ("name",)
     first = pages.size * (pages.number - 1)
     part = slice(first, first + pages.size) if by_name else slice(0, PAGE_SIZE)
-    found = channels.find(policy.channels_default, search[0], exact=search[1], part=part)
+    found = channels.find(policy.usable_channels, search[0], exact=search[1], part=part)
     rows = [(channel, name, version) for channel, name, versions in found.packages for version in reversed(versions)]
     # the newest version comes first, so it is the one that is kept
     fields = [list(COLUMNS).index(name) for name in distinct or COLUMNS]
