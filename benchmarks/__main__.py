@@ -26,9 +26,9 @@ from benchmarks.measure import Failed, measure  # noqa: E402
 from benchmarks.report import Report, Result, begin_report, print_report, write_docs  # noqa: E402
 from benchmarks.scene import Scene, set_scene  # noqa: E402
 
-GROUPS = ("warm", "executable", "parallel", "growth", "cold", "creation", "baseline", "scale")
+GROUPS = ("warm", "executable", "parallel", "growth", "cold", "creation", "baseline", "scale", "server")
 #: By how much the rounds of groups with slow cases are divided.
-_FEWER = {"parallel": 20, "cold": 10, "creation": 20, "baseline": 20, "scale": 40}
+_FEWER = {"parallel": 20, "cold": 10, "creation": 20, "baseline": 20, "scale": 40, "server": 20}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -83,6 +83,10 @@ def _group(
         from benchmarks.scale import scaled
 
         return scaled(scene, rounds, options.size or (0.02 if options.quick else 0.1), options.seed)
+    if name == "server":
+        from benchmarks.serving import measured_server
+
+        return measured_server(scene, rounds, functools.partial(tell, name), rows=1_000 if options.quick else 100_000)
     if name == "growth":
         environments = options.environments or (1_000 if options.quick else 10_000)
         runs = options.runs or 100 * environments

@@ -90,6 +90,27 @@ def test_the_benchmark_measures_and_reports_every_case(tmp_path: Path) -> None:
     _check_chart(report, chart)
 
 
+def test_the_benchmark_measures_a_server(tmp_path: Path, scale: int) -> None:
+    """With ``--long``, since it takes a minute."""
+    if scale == 1:
+        pytest.skip("only with --long")
+    told = tmp_path / "told.json"
+    words = ("--quick", "--rounds", "20", "--only", "server", "--json", str(told))
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *words],
+        cwd=_ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (group,) = json.loads(told.read_text(encoding="utf-8"))["groups"]
+    assert len(group["cases"]) >= 24
+    targets = {each["name"]: each["target"] for each in group["comparisons"]}
+    assert targets["a build, of cetool create: python, six"] == 1.5
+    assert targets["an answer: hit"] == 0.003
+
+
 def _check_group(group: dict[str, Any]) -> None:
     """The group has its cases, each case its base and as many samples as it took part in rounds."""
     cases = {case["name"]: case for case in group["cases"]}
@@ -127,7 +148,7 @@ def _check_chart(report: dict[str, Any], chart: Path) -> None:
 def test_docs_have_room_for_every_group() -> None:
     """docs/explanation/performance.md has the markers that the program writes between."""
     text = (_ROOT / "docs" / "explanation" / "performance.md").read_text(encoding="utf-8")
-    for group in (*_GROUPS, "scale"):
+    for group in (*_GROUPS, "scale", "server"):
         assert text.count(f"<!-- benchmark:{group} -->") == text.count(f"<!-- benchmark:{group}:end -->") == 1
     assert "performance.svg" in text
 
