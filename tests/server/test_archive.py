@@ -21,6 +21,12 @@ def archive(settled: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return packed(settled, tmp_path_factory.mktemp("archive") / "one.tar.gz")
 
 
+@pytest.fixture(scope="module")
+def plain(settled: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive of an environment without Python."""
+    return packed(settled, tmp_path_factory.mktemp("archive") / "plain.tar.gz", "hello-bin", "activated")
+
+
 def packed(home: Home, archive: Path, *specs: str) -> Path:
     """Write the archive of an environment, which is created if it does not exist."""
     created = home.cetool("create", *(specs or SPECS))
@@ -58,8 +64,8 @@ def test_an_unpacked_archive_works_at_its_path(archive: Path, tmp_path: Path) ->
     assert binary.startswith(b"\0\x01" + bytes(prefix) + b"/share\0") and binary.endswith(b"\0\xff")
 
 
-def test_deactivation_undoes_activation(archive: Path, tmp_path: Path) -> None:
-    prefix = unpacked(archive, tmp_path / "here")
+def test_deactivation_undoes_activation(plain: Path, tmp_path: Path) -> None:
+    prefix = unpacked(plain, tmp_path / "here")
     after = run(prefix, f". {prefix}/bin/deactivate && echo $PATH:$CONDA_PREFIX:$ACTIVATED:$FROM_JSON$GREETING")
     assert after == "/usr/bin:/bin:::\n"
 
@@ -86,17 +92,17 @@ def test_scripts_run_below_a_path_that_is_too_long_for_their_first_line(archive:
     assert run(prefix, "hello") == f"hello from {prefix}\n"
 
 
-def test_unpacking_refuses_a_path_that_does_not_fit_into_a_binary_file(archive: Path, tmp_path: Path) -> None:
+def test_unpacking_refuses_a_path_that_does_not_fit_into_a_binary_file(plain: Path, tmp_path: Path) -> None:
     prefix = tmp_path / ("long" * 30) / ("path" * 30) / "here"
     prefix.mkdir(parents=True)
-    subprocess.run(["tar", "xzf", archive, "-C", prefix], check=True)
+    subprocess.run(["tar", "xzf", plain, "-C", prefix], check=True)
     done = subprocess.run([prefix / "bin" / "conda-unpack"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "prefix.bin cannot be changed: the path is longer than" in done.stderr
 
 
-def test_an_environment_without_python_is_unpacked_by_the_machines(settled: Home, tmp_path: Path) -> None:
-    prefix = unpacked(packed(settled, tmp_path / "plain.tar.gz", "hello-bin"), tmp_path / "here")
+def test_an_environment_without_python_is_unpacked_by_the_machines(plain: Path, tmp_path: Path) -> None:
+    prefix = unpacked(plain, tmp_path / "here")
     assert run(prefix, "hello") == f"hello from {prefix}\n"
 
 

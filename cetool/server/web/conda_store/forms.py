@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -178,7 +179,8 @@ def announce(here: Server, *numbers: int, moved: Iterable[tuple[str, str]] = ())
     who waits for news wakes up.
     """
     for space, name in moved:
-        here.files.follow(here.database, space, name)
+        with contextlib.suppress(CetoolError):  # the next start repairs it
+            here.files.follow(here.database, space, name)
     for number in numbers:
         if here.dispatcher is not None:
             here.dispatcher.cancel(number)
