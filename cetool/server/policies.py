@@ -77,7 +77,7 @@ class Policy:
 
     @property
     def usable_channels(self) -> tuple[str, ...]:
-        """The channels of a request that names none, as they were written, without those that would be refused."""
+        """The channels of a request that names none, unchanged, without those that would be refused."""
         return tuple(text for text in self.channels_default if self._may_use(_channel(text)))
 
     def _may_use(self, channel: str) -> bool:
