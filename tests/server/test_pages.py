@@ -483,6 +483,39 @@ def test_pages_of_other_sites_cannot_send_forms(server: RunningServer, editor: V
             assert server.post(path, "build=1&name=x", token=None, headers=sent).status == 403, path
 
 
+#: Values for each place of an address, none of which is right.
+HOSTILE = (
+    "",
+    "-1",
+    "9" * 40,
+    "\0",
+    "\u202e\ud800",
+    "a" * 290,
+    "../..",
+    "*/*",
+    "<script>alert(1)</script>",
+    "'\"; --",
+    "{{ 7*7 }}",
+)
+ADDRESSES = (
+    *("/environments?q={0}&package={0}", "/environments?namespace={0}&page={0}", "/environments?done={0}&n={0}"),
+    *("/environments/{0}/{0}", "/environments/team/{0}/edit", "/environments/team/analysis?q={0}"),
+    *("/environments/team/analysis/edit?build={0}", "/builds?status={0}&environment={0}", "/builds/{0}"),
+    *("/builds/1?platform={0}", "/differences?from={0}&to={0}", "/access?user={0}&namespace={0}&environment={0}"),
+    *("/access/grants/{0}/remove", "/tokens/{0}/revoke", "/namespaces/{0}", "/audit?who={0}&about={0}&before={0}"),
+    *("/new?namespace={0}", "/login/?next={0}", "/static/{0}", "/{0}"),
+)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_no_address_breaks_a_page(admin: Visitor, address: str) -> None:
+    for value in HOSTILE:
+        page = admin.get(address.format(quote(value, safe="", errors="surrogatepass")))
+        assert page.status in (200, 400, 404, 422), (value, page.status)
+        assert "<script>alert" not in page.html, value
+        assert not page.broken_rules(), value
+
+
 def test_pages_need_no_javascript_but_may_use_it(server: RunningServer, admin: Visitor) -> None:
     page = admin.get("/environments")
     assert "'unsafe" not in page.headers["content-security-policy"]
