@@ -17,6 +17,7 @@ from cetool.app.world import World
 from cetool.base.errors import UsageError
 from cetool.declare.source import is_notebook
 from cetool.launch.process import exec_command
+from cetool.settings.settings import SERVER_TOKEN
 
 #: The last step, in which cetool becomes another program.
 Become = Callable[[Ready], NoReturn]
@@ -31,6 +32,8 @@ def run(source: Source, arguments: Sequence[str], how: RunOptions, world: World,
     reporter.block(specification(decision, store_of(decision.spec, world).prefix(decision.spec.name)))
     lease = ensure(decision, world, reporter, consent=consent, refresh=how.wish.refresh, keep=how.keep)
     note_used(lease, source.noted, world, reporter)
+    if source.remote is not None:
+        world = world.without(SERVER_TOKEN)  # not for code from elsewhere
     become(Ready(decision, lease, consent, how, world, reporter))
 
 

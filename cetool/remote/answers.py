@@ -113,7 +113,11 @@ def ask(
         response.read()
         if not envelope:
             raise unusable("it says that nothing has changed, but nothing is known", connection.access)
-        return checked(envelope, pinned, platform, request)
+        try:
+            return checked(envelope, pinned, platform, request)
+        except CetoolError:  # what is kept is damaged, or of a key that was replaced
+            known.answers.remove(key)
+            return ask(connection, pinned, platform, request, known)
     envelope = response.read(_MOST_BYTES).decode("utf-8", "replace")
     record = checked(envelope, pinned, platform, request)
     etag = str(response.headers.get("ETag") or "")

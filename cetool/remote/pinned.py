@@ -20,11 +20,10 @@ from cetool.base.text import remember
 from cetool.remote.connection import Access, Connection, unusable
 from cetool.remote.records import key_id
 from cetool.settings.paths import servers_directory
+from cetool.settings.settings import SERVER_TOKEN
 from cetool.store.keyed import KeyedFiles
 
 _SCHEMA = "cetool.server/1"
-#: The variable with a token, for programs that run cetool.
-TOKEN = "CETOOL_SERVER_TOKEN"
 _ELSEWHERE = "Set CETOOL_DATA_DIR to a directory that only you can write to."
 
 
@@ -129,8 +128,8 @@ def pinned_servers(environ: Mapping[str, str]) -> PinnedServers:
 
 def given_token(environ: Mapping[str, str]) -> str | None:
     """Return the token in the variable. Raises ConfigError if it is malformed."""
-    token = environ.get(TOKEN, "").strip()
-    return checked_token(token, TOKEN) if token else None
+    token = environ.get(SERVER_TOKEN, "").strip()
+    return checked_token(token, SERVER_TOKEN) if token else None
 
 
 def checked_token(token: str, what: str) -> str:

@@ -83,10 +83,12 @@ class LoadedSettings(Value):
 #: The built-in settings by key, spelled as in files and options (``env-dir``).
 DEFAULTS: dict[str, object] = {name.replace("_", "-"): value for name, value in Settings()._asdict().items()}
 KEYS = tuple(DEFAULTS)
+#: The variable with a token for a server, for programs that run cetool.
+SERVER_TOKEN = "CETOOL_SERVER_TOKEN"
 #: The variables that are not settings; those of ``_OF_OTHERS`` are for cetool's tests and the server.
 _OTHER_VARIABLES = (
     *("CETOOL_CACHE_DIR", "CETOOL_CONFIG_FILE", "CETOOL_DATA_DIR", "CETOOL_GITHUB_TOKEN"),
-    "CETOOL_SERVER_TOKEN",
+    SERVER_TOKEN,
     *("CETOOL_RUN_RECURSION_DEPTH", "CETOOL_RUN_MAX_RECURSION_DEPTH", "CETOOL_TRACEBACK"),
 )
 _OF_OTHERS = ("CETOOL_TEST_", "CETOOL_SERVER_")

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from support.answering import AnsweringServer, send
+from support.answering import TOKEN, AnsweringServer, send
 from support.home import Home
+from support.web import sends, serving
 
 from cetool.remote.records import BuildRecord
 from cetool.store.store import read_marker
@@ -178,3 +179,29 @@ def test_a_token_is_in_no_launch_record_and_no_command_line(
     for path in member.cache.rglob("*"):
         if path.is_file() and path.stat().st_size < 1_000_000:
             assert b"token-in-a-variable" not in path.read_bytes(), path
+
+
+def test_a_kept_answer_that_is_damaged_is_fetched_again(
+    answers: AnsweringServer, solved: BuildRecord, away: Home
+) -> None:
+    answers.add(solved)
+    assert away.cetool("create", "hello-bin").returncode == 0
+    [kept] = (away.cache / "answers" / "records").iterdir()
+    document = json.loads(kept.read_text())
+    kept.write_text(json.dumps({**document, "envelope": document["envelope"].replace("payload", "poyload")}))
+    done = away.cetool("create", "--refresh", "hello-bin")
+    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+    assert len(answers.asked) == 3
+
+
+def test_a_script_from_a_url_does_not_get_the_token(
+    answers: AnsweringServer, solved: BuildRecord, member: Home, tmp_path: Path
+) -> None:
+    answers.add(solved)
+    text = b'#!/bin/sh\n# conda execute\n# env: [hello-bin]\necho "token: $CETOOL_SERVER_TOKEN"\n'
+    with serving() as web:
+        web.answers["/s.sh"] = sends(text)
+        env = {"CETOOL_SERVER_TOKEN": TOKEN}
+        done = member.cetool("run", "--insecure", "--yes", f"{web.url}/s.sh", env=env)
+    assert (done.returncode, done.stdout) == (0, "token: \n"), done.stderr
+    assert "from 127.0.0.1" in done.stderr
