@@ -33,9 +33,9 @@ def fetch_wheels(
     absent = [each for each in wheels if not archive_in(archives, str(each.sha256)).is_file()]
     if absent:
         progress.stage("Downloading PyPI packages")
-    for package in absent:
-        _fetch(package, archives, progress, timeout)
     directory.mkdir(parents=True, exist_ok=True)
+    for package in absent:
+        _fetch(package, archives, directory / "unfinished", progress, timeout)
     for package in wheels:
         place = directory / str(package.sha256) / package.file_name
         place.parent.mkdir(exist_ok=True)
@@ -48,9 +48,7 @@ def _is_fetched(package: PypiPackage) -> bool:
     return not package.is_built and package.sha256 is not None and package.url.startswith(("https://", "http://"))
 
 
-def _fetch(package: PypiPackage, archives: Path, progress: Progress, timeout: float) -> None:
-    staging = archives / f".{os.getpid()}.{package.sha256}"
-    archives.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _fetch(package: PypiPackage, archives: Path, staging: Path, progress: Progress, timeout: float) -> None:
     for left in range(_TRIES - 1, -1, -1):
         try:
             found = _download(package.url, staging, progress, timeout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -52,6 +53,11 @@ def wishes_of(claim: Claim, server: Server) -> dict[str, Any]:
         "confined": config.sandbox != "off",
         "settings": {"stall-timeout": config.stall_timeout},
     }
+
+
+def scratch_of(claim: Claim, server: Server) -> Path:
+    """Return the directory for temporary files of an attempt, as the process names it."""
+    return server.config.data / "scratch" / f"{claim.build_id}-{claim.attempt}"
 
 
 def _packages(claim: Claim, server: Server) -> dict[str, PlatformLock]:

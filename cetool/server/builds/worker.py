@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ from cetool.lock.model import PlatformLock
 from cetool.server.builds import logs
 from cetool.server.builds.child import Child, Spares, failure_of, is_end
 from cetool.server.builds.summary import summary_of
-from cetool.server.builds.wishes import wishes_of
+from cetool.server.builds.wishes import scratch_of, wishes_of
 from cetool.server.data import builds, leases
 from cetool.server.data.database import now
 from cetool.server.data.leases import Claim, Progress, Result
@@ -131,6 +132,7 @@ class Worker:
                 self.spares.give_back(child)
             else:
                 child.close()
+                shutil.rmtree(scratch_of(claim, self.server), ignore_errors=True)
 
     def _follow(self, claim: Claim, child: Child) -> tuple[Outcome, bool]:
         """Follow a build to its end; return the outcome, and whether the process can do another one."""
