@@ -206,6 +206,9 @@ class _Build:
             pypi = tuple(decode(PypiPackage, each) for each in event["lock"]["pypi"])
             self.exact = wish.spec.exactly(conda, pypi)
         elif kind == "realized":
+            # what links runs next to others' code: check what it says
+            if self.exact is None or event["name"] != self.exact.name or type(event["size"]) is not int:
+                raise CetoolError("linking ended with a wrong result", code="build-crashed")
             self.realized = event
         _send(event)
 

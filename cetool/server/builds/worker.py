@@ -97,17 +97,15 @@ class Worker:
         try:
             outcome = self._attempt(claim)
         except CetoolError as error:
-            outcome = Outcome(error=error, transient=error.code == "build-crashed")
+            outcome = Outcome(error=error, transient=error.code in ("build-crashed", *_PASSING))
         except Exception as error:  # a bug must not take the builder with it
             server.journal.defect(error, build=claim.build_id)
             problem = f"the server has a bug: {type(error).__name__}: {error}"
             outcome = Outcome(error=CetoolError(problem, code="defect"))
         if outcome.dropped == "stopped":
             self._insist(claim, lambda: self._release(claim, 0.0, "the server was stopped", counts=False))
-        elif outcome.dropped is None and outcome.error is None:
-            self._insist(claim, lambda: self._complete(claim, outcome))
         elif outcome.dropped is None:
-            self._insist(claim, lambda: self._fail(claim, outcome))
+            self._end(claim, outcome)
         else:
             self._log(claim, "Canceled" if outcome.dropped == "canceled" else "Another builder took this build over")
         server.news.publish(f"build:{claim.build_id}")
@@ -194,6 +192,23 @@ class Worker:
                 self.server.journal.defect(error, build=claim.build_id)
                 return
             pause = min(2 * pause, 10.0)
+
+    def _end(self, claim: Claim, outcome: Outcome) -> None:
+        """Complete or fail a build. Until the database knows that it needs its environment, it is held in use."""
+        realized, lease = outcome.realized, None
+        if outcome.error is None and realized is not None:
+            try:
+                lease = self.server.world.store.lease(str(realized["name"]))
+            except CetoolError as error:
+                outcome.error = error
+            if lease is None and outcome.error is None:
+                problem = "the environment was removed before the build was complete"
+                outcome.error, outcome.transient = CetoolError(problem, code="environment-gone"), True
+        with lease or contextlib.nullcontext():
+            if outcome.error is None:
+                self._insist(claim, lambda: self._complete(claim, outcome))
+            else:
+                self._insist(claim, lambda: self._fail(claim, outcome))
 
     def _complete(self, claim: Claim, outcome: Outcome) -> None:
         server = self.server
