@@ -51,8 +51,9 @@ def visible_tokens(
         require_administrator(who)
         of = None if user is None else accounts.need_user(tx, user).id
         return tokens.listed(tx, user_id=of, kinds=kinds, ended=ended)
+    own = _own_ids(tx, who)
     found = tokens.listed(tx, user_id=who.user_id, kinds=kinds, ended=ended)
-    return [each for each in found if _is_own(who, each)]
+    return [each for each in found if _is_own(who, own, each)]
 
 
 def create_token(tx: sa.Connection, who: Principal, asked: AskedToken) -> tuple[str, Token]:
@@ -65,8 +66,9 @@ def create_token(tx: sa.Connection, who: Principal, asked: AskedToken) -> tuple[
     if asked.grants is not None:
         access.check_subset(who, asked.grants)
     grants, expires = asked.grants, asked.expires
-    if who.kind != "session" and who.expires is not None:
-        expires = who.expires if expires is None else min(expires, who.expires)
+    source = tokens.source_of(tx, who.token_id)
+    if source is not None and source.expires is not None:
+        expires = source.expires if expires is None else min(expires, source.expires)
     user_id, namespace = who.user_id, who.namespace
     if asked.service:
         user_id = None
@@ -83,32 +85,36 @@ def create_token(tx: sa.Connection, who: Principal, asked: AskedToken) -> tuple[
             about="grants",
             hint="Give it a role on a pattern of environments, such as editor on team/*.",
         )
-    # one that a browser's session created outlives it
-    parent = who.token_id if who.kind == "token" and not other else None
+    parent = source.id if source is not None and not other else None
     return tokens.create(tx, NewToken(asked.name, who.name, user_id, namespace, grants, expires, parent))
 
 
 def revoke_token(tx: sa.Connection, who: Principal, number: int) -> Token:
     """Revoke a token that you see, with those that it created, and return it."""
     found = tokens.get(tx, number)
-    if found is None or not (_is_own(who, found) or is_administrator(who)):
+    if found is None or not (_is_own(who, _own_ids(tx, who), found) or is_administrator(who)):
         raise CetoolError(f"there is no token {number}", code="not-found", about=str(number))
     tokens.revoke(tx, number)
     return tokens.get(tx, number) or found
 
 
-def _is_own(who: Principal, found: Token) -> bool:
+def _own_ids(tx: sa.Connection, who: Principal) -> set[int]:
+    """Return the numbers of the token of a request, and of the one behind it."""
+    source = tokens.source_of(tx, who.token_id)
+    return {each for each in (who.token_id, None if source is None else source.id) if each is not None}
+
+
+def _is_own(who: Principal, own: Collection[int], found: Token) -> bool:
     """Return whether a principal may see and revoke a token: one with a scope only itself and those it created."""
-    if who.token_id is not None and who.token_id in (found.id, found.parent):
+    if found.id in own or found.parent in own:
         return True
-    # a session that a token made has the token's rights, not the user's
     return who.user_id is not None and who.scope is None and found.user_id == who.user_id
 
 
 def _own_grants(tx: sa.Connection, who: Principal) -> tuple[Grant, ...]:
     """Return the rights of a token without a user, without those that all users have."""
     found = None if who.token_id is None else tokens.get(tx, who.token_id)
-    return (found.grants or ()) if found is not None else who.grants
+    return who.grants if found is None else found.grants or ()
 
 
 # --- users ------------------------------------------------------------------------------------------------------------

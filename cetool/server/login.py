@@ -152,8 +152,10 @@ class Login:
 
         Raises LimitedError, and CetoolError with the code ``not-allowed`` for a wrong name or password.
         """
-        with self._attempt(name, address):
-            session = self._with_token(password, address) or self._with_password(name, password, address)
+        # a token cannot be guessed, and comes with any name: its user's attempts are not counted
+        by_token = password.startswith(tokens.PREFIX) or tokens.digest_of(password) in self._predefined
+        with self._attempt("" if by_token else name, address):
+            session = self._with_token(password, address) if by_token else self._with_password(name, password, address)
             if session is None:
                 raise self._wrong(name, address)
         return session
@@ -179,10 +181,12 @@ class Login:
         account, place = f"user {name[:_LONGEST]}", _network(address)
         home = f"{account} {place}"
         self._limit(self._by_address, place, "from this address")
-        if home not in self._familiar:
+        if name and home not in self._familiar:
             self._limit(self._by_account, account, "as this user")
         yield
         self._by_address.give_back(place)
+        if not name:
+            return
         self._by_account.give_back(account)
         with self._lock:
             self._familiar[home] = None
@@ -217,8 +221,6 @@ class Login:
         if known is not None:
             # it has no row that a session could refer to, and cannot be revoked: the cookie is the token
             return Session(secret, known, self._config.session_lifetime)
-        if not secret.startswith(tokens.PREFIX):
-            return None
         with self._database.write() as tx:
             found = tokens.find(tx, secret)
             if found is None or found.kind == "session" or found.problem(now(tx)):
@@ -314,6 +316,10 @@ def hash_password(password: str, *, check: bool = True) -> str:
             code="request-malformed",
             about="password",
             hint=f"Use {_SHORTEST} to {_LONGEST} characters.",
+        )
+    if check and password.startswith(tokens.PREFIX):
+        raise CetoolError(
+            f"the password starts with {tokens.PREFIX}, as tokens do", code="request-malformed", about="password"
         )
     return _HASHER.hash(password.encode("utf-8", "surrogatepass"))
 

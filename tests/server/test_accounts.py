@@ -110,6 +110,22 @@ def test_a_token_that_another_token_created_is_revoked_with_it(ana: Client) -> N
     assert ana.name is not None
 
 
+def test_what_a_login_with_a_token_creates_ends_with_the_token(server: RunningServer, ana: Client) -> None:
+    end = (datetime.now(timezone.utc) + timedelta(hours=1)).isoformat()
+    parent, made = ana.new_token(expires=end)
+    answer = server.post("/login/", {"username": "", "password": parent.token}, token=None)
+    session = {"Cookie": answer.headers["set-cookie"].partition(";")[0]}
+    child = server.post(f"{API}/tokens", {"name": "child"}, token=None, headers=session).json
+    assert child["expires"] == made["expires"]
+    listed = server.get(f"{API}/tokens", token=None, headers=session).json["tokens"]
+    assert {child["id"], made["id"]} <= {each["id"] for each in listed}
+    compatible = server.post("/api/v1/token/", {}, token=None, headers=session).json["data"]["token"]
+    ana("DELETE", f"/tokens/{made['id']}")
+    for token in (child["token"], compatible):
+        assert Client(server, token).name is None
+    assert server.get(API, token=None, headers=session).json["user"] is None
+
+
 def test_an_expired_token_is_refused(ana: Client) -> None:
     soon = datetime.now(timezone.utc) + timedelta(seconds=1)
     client, _ = ana.new_token(expires=soon.isoformat())

@@ -131,6 +131,17 @@ def find(tx: sa.Connection, secret: str) -> Token | None:
     return _one(tx, token.c.hash == digest_of(secret))
 
 
+def source_of(tx: sa.Connection, number: int | None) -> Token | None:
+    """Return the token behind a token or session: itself, or the one that was the password; None for a real password.
+
+    What it creates ends with it.
+    """
+    found = None if number is None else get(tx, number)
+    if found is None or found.kind == "token":
+        return found
+    return None if found.parent is None else get(tx, found.parent)
+
+
 def listed(
     tx: sa.Connection, *, user_id: int | None = None, kinds: Collection[str] = ("token",), ended: bool = False
 ) -> list[Token]:

@@ -118,17 +118,18 @@ def create_token(
     if not who.authenticated:
         # everyone has the rights of a caller without a token, with this one as well as with any other text
         return ok({"token": tokens.new_secret()})
-    new = NewToken(
-        "conda-store API",
-        who.name,
-        user_id=who.user_id,
-        namespace=primary,
-        grants=asked,
-        expires=expires,
-        # a token that a browser's session created outlives the session
-        parent=who.token_id if who.kind == "token" else None,
-    )
     with here.database.write() as tx:
+        # a token that a browser's session created outlives the session, unless that began with a token
+        source = tokens.source_of(tx, who.token_id)
+        new = NewToken(
+            "conda-store API",
+            who.name,
+            user_id=who.user_id,
+            namespace=primary,
+            grants=asked,
+            expires=expires,
+            parent=None if source is None else source.id,
+        )
         return ok({"token": tokens.create(tx, new)[0]})
 
 
