@@ -49,7 +49,7 @@ def decide(source: Source, wish: Wish, world: World, reporter: Reporter) -> Deci
     agreed: Consent | None = None
     moving = NOTHING
     if needs.overlay is not None and needs.overlay.base.startswith(SERVER):
-        from cetool.app.named import with_server_base  # few bases are environments of a server
+        from cetool.app.named_base import with_server_base  # few bases are environments of a server
 
         metadata, agreed, moving = with_server_base(metadata, source, wish, world, reporter)
         needs = metadata.requirements

@@ -15,7 +15,6 @@ from dataclasses import replace
 from cetool.app.answering import Answer, access_to, known_answers
 from cetool.app.consent import consent_to
 from cetool.app.decision import Decision, Subject, Wish
-from cetool.app.ensuring import ensure, note_use_of
 from cetool.app.reporting import Reporter
 from cetool.app.sources import Source
 from cetool.app.world import NOTHING, Evidence, World
@@ -23,7 +22,6 @@ from cetool.base.codec import decode, encode
 from cetool.base.durations import format_duration
 from cetool.base.errors import CetoolError, LockError, MetadataError, UsageError
 from cetool.base.limits import parse_json
-from cetool.base.process import Consent
 from cetool.base.values import Value
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.match_specs import spec_name
@@ -89,21 +87,21 @@ def in_named(metadata: ScriptMetadata, source: Source, wish: Wish, world: World,
         metadata = metadata.run_by(choose_program(script, asked))
     return Decision(
         metadata,
-        _spec_of(here, needs),
+        spec_of(here, needs),
         source,
         locked_by=f"build {here.found.build} of {named.place} on {access.shown}",
         unasked=wish.unasked,
         agreed=agreed,
-        named=_answer(here, world, reporter),
+        named=answer_of(here, world, reporter),
         purpose=f"for {script.name}",
     ).on(world.evidence, here.evidence)
 
 
-def _answer(here: OnServer, world: World, reporter: Reporter) -> Answer:
+def answer_of(here: OnServer, world: World, reporter: Reporter) -> Answer:
     return Answer(here.found.record, here.access, world, reporter, insists=True, number=here.found.build)
 
 
-def _spec_of(here: OnServer, needs: Requirements) -> EnvironmentSpec:
+def spec_of(here: OnServer, needs: Requirements) -> EnvironmentSpec:
     """Return the specification of exactly the packages of a build, with the variables of both."""
     record = here.found.record
     variables = tuple(sorted({**dict(record.spec.variables), **dict(needs.variables)}.items()))
@@ -244,26 +242,3 @@ def answer_in_baseline(data: bytes, world: World, reporter: Reporter) -> Answer 
         return None
     access = access_to(pinned, world)
     return Answer(payload_of(kept.envelope), access, world, reporter, insists=True, number=kept.build)
-
-
-# --- bases ------------------------------------------------------------------------------------------------------------
-
-
-def with_server_base(
-    metadata: ScriptMetadata, source: Source, wish: Wish, world: World, reporter: Reporter
-) -> tuple[ScriptMetadata, Consent, Evidence]:
-    """Return the declaration with the prefix of a server's environment as its base; it is made if it is missing.
-
-    Also returns the user's consent, and what the choice depends on.
-    """
-    needs = metadata.requirements
-    assert needs.overlay is not None
-    named = parse_named(needs.overlay.base.removeprefix(SERVER))
-    agreed = consent_to(Subject(source, metadata, unasked=wish.unasked), world, reporter)
-    here = find_on_servers(named, world, reporter)
-    about = ScriptMetadata("base", "", None, Requirements(), None)
-    decision = Decision(about, _spec_of(here, Requirements()), named=_answer(here, world, reporter), agreed=agreed)
-    with ensure(decision, world, reporter, consent=agreed) as lease:
-        note_use_of(lease, source.noted, world, reporter)
-        base = needs.overlay._replace(base=str(lease.prefix))
-    return metadata._replace(requirements=needs._replace(overlay=base)), agreed, here.evidence

@@ -233,7 +233,7 @@ class _Quiet(logging.Handler):
         self._journal = journal
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write errors of uvicorn itself; an answer that was cut on purpose is none."""
+        """Write errors of uvicorn itself; to cut an answer on purpose is not an error."""
         text = record.getMessage()
         if not text.startswith(("ASGI callable", "Exception in ASGI", "Cancel ")):
             self._journal.write("http", problem=text)

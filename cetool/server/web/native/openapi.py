@@ -22,7 +22,7 @@ to change only what you have seen. Streams are server-sent events."""
 
 
 def add_document(router: APIRouter) -> None:
-    """Add the route of the document that describes all routes which the router has by now."""
+    """Add the route of the document that describes all routes of the router."""
     described = list(router.routes)
     made: dict[str, dict[str, Any]] = {}
 

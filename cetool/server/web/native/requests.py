@@ -78,7 +78,7 @@ class Solution(BaseModel):
 def ask(request: Request, principal: Known, server: Here, asked: Asked) -> Response:
     """Ask for an environment: 202 if it has to be built, 200 if it is there already.
 
-    An identical request has one build, whoever asks.
+    Identical requests of any users have one build.
     """
     submission = Submission(
         asked.namespace or principal.namespace,
