@@ -36,7 +36,7 @@ _PATIENCE = 0.3
 #: The most of them on a busy one, and for a server that is far away.
 _MOST_PATIENCE = 3.0
 #: Seconds for the rest of an answer, and without any byte of a package.
-_REST, _SILENCE = 5.0, 20.0
+_REST, _SILENCE = 5.0, 10.0
 #: What is noted of a server that takes no packages from this user.
 UPLOAD = "upload"
 #: Problems of this machine: to solve here would not help.

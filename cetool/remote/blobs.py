@@ -78,6 +78,13 @@ def fetch_blobs(
     return Fetched(len(usable) - len(problems), work.done, tuple(problems))
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 class _Work:
     """Downloads from one server, by several threads."""
 
@@ -104,20 +111,24 @@ class _Work:
         if self._gone is not None:
             return self._gone
         path = blob.below(self._directory)
+        part = path.with_name(f"{path.name}.part")
         path.parent.mkdir(mode=0o700, exist_ok=True)
         for left in range(_TRIES - 1, -1, -1):
+            before = _size(part)
             try:
-                self._continued(blob, path.with_name(f"{path.name}.part"))
-                os.replace(path.with_name(f"{path.name}.part"), path)
+                self._continued(blob, part)
+                os.replace(part, path)
                 return None
             except CetoolError as error:
                 self._connection.close()
-                if self.stop.is_set() or not left or error.code != "server-unreachable":
-                    if error.code == "server-unreachable":
-                        self._gone = error  # no other file is tried
-                    with contextlib.suppress(OSError):
-                        path.with_name(f"{path.name}.part").unlink()
-                    return error
+                lost = error.code == "server-unreachable"
+                if lost and left and _size(part) > before and not self.stop.is_set():
+                    continue  # from there
+                if lost:
+                    self._gone = error  # no other file is tried
+                with contextlib.suppress(OSError):
+                    part.unlink()
+                return error
         return None
 
     @property
@@ -162,6 +173,7 @@ class _Work:
             self._drop(path)
             raise unusable(f"{blob.file} has another SHA-256 than the signed one", self._access)
 
-    def _drop(self, path: Path) -> None:
+    @staticmethod
+    def _drop(path: Path) -> None:
         with contextlib.suppress(OSError):
             path.unlink()

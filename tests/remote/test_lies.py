@@ -145,3 +145,29 @@ def test_packages_that_nobody_has_are_solved_again_here(
     done = member.cetool("create", "hello-bin")
     assert done.returncode == 0, done.stderr
     assert "cannot be used" in done.stderr and "with rattler" in done.stderr
+
+
+def test_a_download_that_breaks_off_continues_where_it_was(
+    answers: AnsweringServer, solved: BuildRecord, member: Home
+) -> None:
+    """RFC 9110, 14.2: Range."""
+    answers.add(solved)
+    [package] = solved.conda
+    assert package.sha256 is not None
+    data = answers.files[package.sha256].read_bytes()
+    ranges: list[str | None] = []
+
+    def breaks_off(handler: BaseHTTPRequestHandler) -> None:
+        asked = handler.headers.get("Range")
+        ranges.append(asked)
+        if asked is None:
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data) + data[:100])
+            handler.close_connection = True
+        else:
+            send(handler, data[int(asked.removeprefix("bytes=").removesuffix("-")) :], status=206)
+
+    answers.tricks["/blobs/"] = breaks_off
+    member.condarc.write_text("channel_alias: http://127.0.0.1:9\nchannels: [conda-forge]\n")
+    done = member.cetool("create", "hello-bin")
+    assert done.returncode == 0, done.stderr
+    assert ranges == [None, "bytes=100-"]
