@@ -80,7 +80,9 @@ def relative(age: float) -> str:
 
 def took(seconds: float) -> str:
     """Return how long something took: ``0.8 s`` below ten seconds, else as everywhere in cetool."""
-    return f"{max(0.0, seconds):.1f} s" if seconds < 10 else format_duration(seconds)
+    # the number and its unit stay on one line
+    text = f"{max(0.0, seconds):.1f} s" if seconds < 10 else format_duration(seconds)
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def sentence(text: str | None, *names: str) -> str:
