@@ -130,6 +130,7 @@ class _Build:
         try:
             self._step(lambda tell: link(plan, tell, platform), plan=plan if self.confined else None)
         except BaseException:
+            _send({"event": "note", "text": _last_words(self.request.scratch / "link.log")})
             _remove_remains(world, exact)
             raise
         if self.realized is None:
@@ -215,7 +216,7 @@ class _Build:
     def _crash(self, status: int) -> CetoolError:
         name = signal.Signals(-status).name if status < 0 else f"status {status}"
         hint = "The machine may have run out of memory." if status == -signal.SIGKILL else None
-        _send({"event": "note", "text": _last_words(self.request.scratch)})
+        _send({"event": "note", "text": _last_words(self.request.scratch / "output.log")})
         return CetoolError(f"the build crashed ({name}) while {self.stage}", code="build-crashed", hint=hint)
 
 
@@ -276,9 +277,9 @@ def _use_own_files(output: Path) -> None:
     os.close(printed)
 
 
-def _last_words(scratch: Path) -> str:
+def _last_words(output: Path) -> str:
     """Return the end of what a step printed, for the log."""
-    with contextlib.suppress(OSError), open(scratch / "output.log", "rb") as file:
+    with contextlib.suppress(OSError), open(output, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 4000))
         return scrub(file.read().decode(errors="replace")).strip()
     return ""

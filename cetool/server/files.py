@@ -24,6 +24,7 @@ from cetool.base.ownership import make_private_dirs
 from cetool.packages.cache import archive_in
 from cetool.server.data.database import Database
 from cetool.server.data.schema import build_platform, environment, namespace
+from cetool.store.disk import delete_tree
 from cetool.store.store import Store
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -77,6 +78,11 @@ class Files:
         """Return the bytes that are free on the disk. Raises OSError."""
         disk = os.statvfs(self.data)
         return disk.f_bavail * disk.f_frsize
+
+    def clear_scratch(self) -> None:
+        """Remove temporary files; call it before builds start."""
+        for name in _listed(self.data / "scratch"):
+            delete_tree(self.data / "scratch" / name)
 
     # --- links ----------------------------------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ class LocalDispatcher:
         server = self._server
         with server.database.write() as tx:
             released = leases.release_owned_by_others(tx, self._owner, most=server.config.retries)
+        server.files.clear_scratch()
         repaired = server.files.repair(server.database)
         if released or repaired:
             server.journal.write("recovered", builds=released or None, links=repaired or None)

@@ -12,7 +12,7 @@ from cetool.base.urls import scrub
 
 #: Bytes of a line; longer ones are cut.
 _LINE = 4000
-_CUT = "The log has reached its limit; later lines are left out.\n"
+_CUT = b"\nThe log has reached its limit: later lines are left out\n"
 #: Bytes that the last lines may take in addition to the limit.
 _RESERVE = 8 << 10
 
@@ -35,12 +35,11 @@ def append(data: Path, build_id: int, text: str, *, limit: int = 10_000_000, las
         make_private_dirs(path.parent)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            size = os.fstat(descriptor).st_size
-            if size + len(content) > limit + (_RESERVE if last else 0):
-                if size >= limit:
-                    return
-                content = (_CUT + " " * max(0, limit - size - len(_CUT))).rstrip(" ").encode()
-                content += b"\n" * max(0, limit - size - len(content))
+            room = limit - os.fstat(descriptor).st_size + (_RESERVE if last else 0)
+            if room <= 0:
+                return
+            if len(content) > room:
+                content = content[:room] + _CUT
             os.write(descriptor, content)
         finally:
             os.close(descriptor)
