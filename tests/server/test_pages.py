@@ -346,6 +346,18 @@ def test_a_token_is_shown_once_and_can_be_revoked(server: RunningServer, editor:
     assert server.get("/cetool/1", token=secret).json["user"] is None
 
 
+def test_who_signs_in_with_a_token_has_its_rights(server: RunningServer, editor: Visitor) -> None:
+    made = editor.send(editor.get("/tokens"), "/tokens", name="narrow", role="contributor", pattern="team/*", days="7")
+    (secret,) = [each["data-copy"] for each in made.all("button") if each["data-copy"]]
+    visitor = Visitor(server)
+    page = visitor.sign_in(secret)
+    assert "Create an environment" in page.text and "ana/waiting" not in page.text
+    new = visitor.get("/new")
+    assert ("namespace", "team") in new.form("/new").values
+    assert visitor.post("/environments/team/analysis/use", build=1).status == 403
+    assert "contributor on team/*" in visitor.get("/account").text
+
+
 def test_an_administrator_creates_a_token_for_a_service(server: RunningServer, admin: Visitor) -> None:
     page = admin.get("/tokens?all=1")
     made = admin.send(page, "/tokens", name="ci", role="contributor", pattern="team/*", days="7", user="*service")

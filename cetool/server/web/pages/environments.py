@@ -224,7 +224,13 @@ def visible_namespaces(tx: sa.Connection, who: Principal) -> list[str]:
 
 def may_create(who: Principal) -> bool:
     """Return whether a principal may create environments anywhere."""
-    return bool(reach(who, "environment:create").granted) and reach(who, "environment:create").scope != ()
+    return may_somewhere(who, "environment:create")
+
+
+def may_somewhere(who: Principal, permission: str) -> bool:
+    """Return whether a principal has a permission in any place."""
+    found = reach(who, permission)
+    return any(allows(who, permission, *place) for place in (*found.granted, *(found.scope or ())))
 
 
 def packages_of(tx: sa.Connection, build: Build, platform: str | None) -> list[LockedPackage]:

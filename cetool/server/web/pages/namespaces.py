@@ -18,6 +18,7 @@ from cetool.server.data.paging import Cut
 from cetool.server.web.native import namespaces as api
 from cetool.server.web.native.namespaces import NewNamespace, SettingChanges
 from cetool.server.web.pages.asking import PAGE, Form, Here, PageNumber, Posted, Viewer
+from cetool.server.web.pages.environments import may_somewhere
 from cetool.server.web.pages.rendering import page, page_links, seen
 from cetool.server.web.urls import segment
 
@@ -55,7 +56,7 @@ def _list_page(
         status=200 if error is None else 422,
         namespaces=rows,
         paging=page_links(request, number, PAGE, found.count or 0),
-        can_create=bool(reach(who, "namespace::create").granted),
+        can_create=may_somewhere(who, "namespace::create"),
         can_set=allows(who, "setting::read", "*"),
         error=error,
         form=SimpleNamespace(name=name),

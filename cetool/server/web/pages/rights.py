@@ -18,7 +18,7 @@ from cetool.server.data.accounts import GivenGrant, NewGrant
 from cetool.server.data.audit import AuditQuery, Entry
 from cetool.server.web import security
 from cetool.server.web.pages.asking import PAGE, Form, Here, Number, Posted, Text, Viewer
-from cetool.server.web.pages.environments import visible_namespaces
+from cetool.server.web.pages.environments import may_somewhere, visible_namespaces
 from cetool.server.web.pages.rendering import page, seen
 from cetool.server.web.urls import path
 
@@ -78,7 +78,7 @@ def _access_page(
         wrong=wrong,
         grants=grants,
         everywhere=administrator and not namespace,
-        may_grant=administrator or bool(access.reach(who, "namespace-role-mapping::create").granted),
+        may_grant=administrator or may_somewhere(who, "namespace-role-mapping::create"),
         subject_kinds=_SUBJECTS,
         form=SimpleNamespace(**values),
         error=error,

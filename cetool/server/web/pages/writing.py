@@ -15,7 +15,7 @@ from cetool.base.text import counted
 from cetool.declare.environment import EnvironmentSpec, Exact
 from cetool.declare.platforms import PLATFORMS, current_platform
 from cetool.server import submitting
-from cetool.server.access import Principal, allows, matches, reach, require
+from cetool.server.access import Principal, allows, matches, reach, refused
 from cetool.server.data import answers, builds, summaries
 from cetool.server.data.builds import Build, BuildQuery
 from cetool.server.data.environments import Environment
@@ -26,7 +26,7 @@ from cetool.server.submitting import Submission
 from cetool.server.web import security
 from cetool.server.web.pages.asking import Form, Here, Number, Posted, Text, Viewer
 from cetool.server.web.pages.builds import KINDS
-from cetool.server.web.pages.environments import trail, visible_namespaces
+from cetool.server.web.pages.environments import may_create, trail, visible_namespaces
 from cetool.server.web.pages.rendering import channel_name, page, seen, sentence
 
 router = APIRouter(include_in_schema=False)
@@ -62,7 +62,8 @@ class Draft:
 @router.get("/new")
 def show_new(request: Request, who: Viewer, server: Here, namespace: Text = "") -> Response:
     """Show the form for a new environment."""
-    require(who, "environment:create", *_somewhere(who, namespace))
+    if not may_create(who):
+        raise refused(who, "environment:create")
     default = server.config.default_platforms or (current_platform(),)
     return _form_page(request, who, Draft(namespace or _own(who), "", _START, platforms=default))
 
@@ -174,6 +175,8 @@ def _form_page(
     with server.database.read() as tx:
         names = [each for each in visible_namespaces(tx, who) if _may_create_in(who, each)]
         shown = None if checked is None else _checked(tx, who, checked)
+    if not draft.namespace and names:
+        draft = replace(draft, namespace=names[0])
     line = None if error is None or error.where is None else error.where.line
     return page(
         request,
@@ -233,9 +236,3 @@ def _may_create_in(who: Principal, namespace: str) -> bool:
     found = reach(who, "environment:create")
     places = [found.granted, *([] if found.scope is None else [found.scope])]
     return all(any(matches(mine, namespace) for mine, _ in each) for each in places)
-
-
-def _somewhere(who: Principal, namespace: str) -> tuple[str, str]:
-    """Return a place in which a principal may create environments; else the one that was asked for."""
-    found = reach(who, "environment:create")
-    return next(iter(found.granted), (namespace or who.namespace, "*"))
