@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator
+from http.client import IncompleteRead
 from typing import Any
 
 import pytest
@@ -212,6 +213,19 @@ def test_archives_of_packages_are_downloaded_in_part(server: RunningServer, buil
     assert server.get(blob, headers={"Range": "bytes=1-2", "If-Range": '"other"'}).status == 200
     assert server.get(blob.replace(package["sha256"], "a" * 64)).status == 404
     assert server.get(blob, token=token(server, "elsewhere/*", "admin")).status == 404
+
+
+def test_a_download_ends_when_its_token_is_revoked(server: RunningServer, built: dict[str, Any]) -> None:
+    packages = server.get(f"/cetool/1/builds/{built['id']}/packages").json["packages"]
+    largest = max(packages, key=lambda each: each["size"])
+    assert largest["size"] > 20_000_000
+    made = server.post("/cetool/1/tokens", {"name": "short"}).json
+    place = f"/cetool/1/blobs/{built['id']}/{largest['sha256']}/x"
+    with server.stream(place, token=made["token"], accept="*/*") as download:
+        assert len(download.read(100_000)) == 100_000
+        server.request("DELETE", f"/cetool/1/tokens/{made['id']}")
+        with pytest.raises((IncompleteRead, ConnectionError)):
+            download.read()
 
 
 def test_lists_are_cut_into_pages_by_a_cursor(server: RunningServer) -> None:

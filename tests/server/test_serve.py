@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import ssl
+import sys
 from datetime import datetime, timedelta, timezone
 from http.client import HTTPSConnection
 from pathlib import Path
@@ -52,6 +53,14 @@ def test_a_port_in_use_is_reported(home: Home) -> None:
         done = home.cetool("serve", "--data", home.path / "server", "--bind", place)
     assert done.returncode == 125
     assert f"cetool: {place} is in use" in done.stderr
+
+
+def test_without_the_extra_the_hint_says_how_to_install_it(home: Home) -> None:
+    code = "import sys; sys.modules['fastapi'] = None; from cetool.__main__ import main; sys.exit(main())"
+    done = home.run(sys.executable, "-c", code, "serve")
+    assert done.returncode == 125
+    assert "the server's packages are not installed (fastapi)" in done.stderr
+    assert "pipx install 'cetool[server]'" in done.stderr
 
 
 def test_other_machines_are_served_with_tls_or_a_proxy_only(home: Home) -> None:
