@@ -190,3 +190,23 @@ def test_guessing_is_limited_and_the_answer_says_how_long(home: Home) -> None:
         # even the right password has to wait, but not a token in a header
         assert log_in(server, "ana", "ana's password").status == 429
         assert who(server, headers={"Authorization": f"Bearer {server.token}"}) == "admin"
+
+
+def test_requests_without_a_token_have_what_is_granted_to_anonymous(home: Home) -> None:
+    config = home.write("server.yaml", "anonymous-access: true\n")
+    config.chmod(0o600)
+    with running_server(home, "--config", str(config)) as server:
+        assert server.get("/cetool/1/environments", token=None).status == 200
+        assert server.get("/cetool/1/tokens", token="cet_unknown").json["tokens"] == []
+        asked = {"name": "open"}
+        assert server.post("/cetool/1/namespaces", asked, token=None).status == 401
+        grant = {"subject_kind": "anonymous", "pattern": "open/*", "role": "admin"}
+        assert server.post("/cetool/1/grants", grant).status == 201
+        # a page of another site reaches servers that its visitor reaches
+        evil = {"Origin": "https://evil.example"}
+        assert server.post("/cetool/1/namespaces", asked, token=None, headers=evil).status == 403
+        assert server.post("/cetool/1/namespaces", asked, token=None).status == 201
+        assert server.post("/cetool/1/tokens", {"name": "x"}, token=None).status == 401
+    config.write_text("anonymous-access: false\n")
+    with running_server(home, "--config", str(config)) as server:
+        assert server.get("/cetool/1/environments", token=None).status == 401
