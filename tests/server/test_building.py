@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.build_process import write_hostile_channel
+from support.build_process import WITHOUT_NAMESPACES, write_hostile_channel
 from support.building import ADMIN, Builders
 from support.home import Home
 from support.server import ChannelServer, Fault
@@ -162,7 +162,7 @@ def _words(process: psutil.Process) -> list[str]:
         return []
 
 
-@pytest.mark.parametrize("moment", range(8))
+@pytest.mark.parametrize("moment", (0, 2, 3, 5, 7))
 def test_a_killed_server_loses_no_build(home: Home, moment: int) -> None:
     with Builders(home) as builders:
         number = builders.ask("team/web", "hello-bin", "many-files").build_id
@@ -216,6 +216,17 @@ def test_a_stopped_server_puts_its_builds_back(home: Home, hostile: str) -> None
         found = builders.get(number)
         assert (found.status, found.reason, found.attempts) == ("QUEUED", "the server was stopped", 0)
         assert "Back in the queue" in log_of(builders, number)
+
+
+def test_a_server_that_must_confine_refuses_to_start_where_it_cannot(home: Home) -> None:
+    if subprocess.run([*WITHOUT_NAMESPACES, "true"], capture_output=True).returncode:
+        pytest.skip("needs unshare, and user namespaces to hide them")
+    builders = Builders(home, sandbox="required")
+    done = subprocess.run(
+        [*WITHOUT_NAMESPACES, *builders.command], env=builders.environ, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and "link scripts cannot be confined on this machine" in done.stderr
+    builders.server.close()
 
 
 def test_namespaces_take_turns(home: Home) -> None:

@@ -17,6 +17,13 @@ from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.declare.platforms import current_platform
 from support.archive import Entry, Package, write_package, write_repodata
 
+#: The start of a command line that runs a program on a machine without user namespaces, as it appears.
+WITHOUT_NAMESPACES = (
+    *("unshare", "-Ur", "sh", "-c"),
+    'echo 1 > /proc/sys/user/max_user_namespaces; exec unshare -U --map-user=1000 --map-group=1000 "$@"',
+    "sh",
+)
+
 Event = dict[str, Any]
 #: What link scripts do, by the name of the package.
 SCRIPTS = {
@@ -63,8 +70,8 @@ def request(
 class BuildProcess:
     """``cetool.app.build``, started."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        command = own_program(module="cetool.app.build")
+    def __init__(self, environ: Mapping[str, str], *, within: tuple[str, ...] = ()) -> None:
+        command = [*within, *own_program(module="cetool.app.build")]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(environ), start_new_session=True
         )

@@ -67,12 +67,19 @@ class Builders:
         self.kill()
         self.server.close()
 
+    @property
+    def command(self) -> list[str]:
+        """The command line of the process."""
+        return [sys.executable, "-m", "support.building", str(self.data), json.dumps(self.options)]
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Its variables."""
+        return {**self.home.environment(), "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+
     def start(self) -> subprocess.Popen[str]:
         """Start the process and wait until it builds."""
-        command = [sys.executable, "-m", "support.building", str(self.data), json.dumps(self.options)]
-        path = str(Path(__file__).resolve().parents[1])
-        environ = {**self.home.environment(), "PYTHONPATH": path}
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True, env=self.environ)
         assert self.process.stdout is not None and self.process.stdout.readline() == "ready\n"
         return self.process
 
