@@ -62,7 +62,8 @@ def walls_around(world: World, cache: Path, *, network: bool) -> Walls:
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         files += [Path(world.environ[name])] if network and name in world.environ else []
     return Walls(
-        writable=_real(root, cache),
+        # one mount for both if possible: files are not linked from one mount to another, but copied
+        writable=_real(root) if cache.is_relative_to(root) else _real(root, cache),
         hidden=(*_real(*_places_of_users(world.environ)), *_real(*secret)),
         kept=_real(*_own_files(), *files),
         network=network,

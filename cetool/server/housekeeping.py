@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two collections, and from the start of the server to the first.
 _EVERY, _FIRST = 3600.0, 300.0
+#: Seconds that a collection may take before the server counts as failing.
+_SILENT = 6 * 3600.0
 #: Seconds between two measurements of the data directory; measuring takes at most a fiftieth of the time.
 _MEASURED, _SHARE = 60.0, 0.02
 
@@ -49,7 +51,7 @@ class Housekeeping:
     def _run(self) -> None:
         counts = self._server.counts
         while not self._stop.is_set():
-            counts.beat("collection", _EVERY)
+            counts.beat("collection", _SILENT)
             try:
                 if time.monotonic() >= self._due:
                     self._due = time.monotonic() + _EVERY

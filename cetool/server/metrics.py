@@ -113,6 +113,9 @@ def problems(server: Server) -> Iterator[str]:
     else:
         if least is not None and free < least:
             yield f"the disk has {format_size(free)} left, so builds are refused below {format_size(least)}"
+    ended = 0 if server.dispatcher is None else server.dispatcher.ended()
+    if ended:
+        yield f"{ended} of {server.config.workers} builders ended"
     for part, seconds in server.counts.silent():
         yield f"the {part} has not worked for {seconds:.0f} s"
 

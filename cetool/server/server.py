@@ -42,6 +42,9 @@ class Dispatcher(Protocol):
     def cancel(self, build_id: int) -> None:
         """End the process of a build that was canceled, if it runs here."""
 
+    def ended(self) -> int:
+        """Return how many builders have ended although the server runs."""
+
 
 class Collector(Protocol):
     """What removes what no build needs."""

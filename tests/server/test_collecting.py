@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from support.builds import locked, posted
-from support.cache import builder, ensure, fork_many, is_whole
+from support.cache import builder, ensure, fork_many, is_whole, wait_until
 from support.home import Home
+from support.serving import running_server
 
 from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.server.collecting import Place, Result, collect, freed_bytes
@@ -30,6 +31,7 @@ from cetool.server.data.leases import Result as Built
 from cetool.server.data.locks import Realization
 from cetool.server.data.schema import build, build_platform, realization
 from cetool.settings.paths import Paths
+from cetool.store.disk import disk_size
 from cetool.store.making import write_marker
 from cetool.store.store import Store, read_marker
 
@@ -281,6 +283,23 @@ def _killed_at(step: int, root: Path) -> bool:
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_running_server_removes_what_a_deletion_frees(home: Home) -> None:
+    with running_server(home) as server:
+        text = "dependencies: [many-files]\n"
+        for name in ("kept", "gone"):
+            asked = {"namespace": "team", "name": name, "text": f"{text}variables: {{NAME: {name}}}\n"}
+            assert server.wait(server.post("/cetool/1/requests", asked).json["build"])["status"] == "COMPLETED"
+        kept, gone = (Path(os.path.realpath(server.data / "names" / "team" / name)) for name in ("kept", "gone"))
+        assert kept != gone
+        freed = server.request("DELETE", "/cetool/1/environments/team/gone").json["freed"]
+        # its files are links to those of the other one, apart from its directories and what differs
+        assert 0 < freed < disk_size(kept)
+        assert not os.path.lexists(server.data / "names" / "team" / "gone")
+        wait_until(lambda: not gone.exists())
+        assert (kept / "conda-meta" / "cetool").exists()
+        wait_until(lambda: "cetool_collected_bytes_total 0" not in server.get("/metrics", token=None).text)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ from cetool.server.server import Server
 _LOOK = 1.0
 #: Seconds of a pause after the database could not be read.
 _TROUBLE = 2.0
+#: What the names of builders' threads start with.
+_BUILDER = "cetool-builder-"
 
 
 class LocalDispatcher:
@@ -54,7 +56,7 @@ class LocalDispatcher:
         else:
             self._start(self._prepare_quietly, "cetool-builders")
         for worker in self._workers:
-            self._start(partial(self._run, worker), f"cetool-builder-{worker.owner.rpartition('/')[2]}")
+            self._start(partial(self._run, worker), f"{_BUILDER}{worker.owner.rpartition('/')[2]}")
 
     def wake(self) -> None:
         """Look at the queue now."""
@@ -82,6 +84,11 @@ class LocalDispatcher:
         for thread in self._threads:
             thread.join(10.0)
         self._spares.close()
+
+    def ended(self) -> int:
+        """Return how many builders have ended although the server runs."""
+        builders = [each for each in self._threads if each.name.startswith(_BUILDER)]
+        return 0 if self._stopping else sum(not each.is_alive() for each in builders)
 
     # --- threads --------------------------------------------------------------------------------------------------
 

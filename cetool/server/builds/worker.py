@@ -107,6 +107,8 @@ class Worker:
         elif outcome.dropped is None:
             self._end(claim, outcome)
         else:
+            if outcome.dropped == "lost":
+                server.counts.add("leases_lost")
             self._log(claim, "Canceled" if outcome.dropped == "canceled" else "Another builder took this build over")
         server.news.publish(f"build:{claim.build_id}")
         server.news.publish("events")
