@@ -67,6 +67,14 @@ def test_a_hostile_body_is_refused(server: RunningServer, body: str | bytes, sta
     assert (answer.status, answer.json["code"]) == (status, code), answer.text
 
 
+def test_a_large_body_needs_a_token(home: Home) -> None:
+    with running_server(home) as server:
+        body = {"name": "x", "metadata": {"text": "a" * 200_000}}
+        assert server.post(NAMESPACES, body, token=None).status == 413
+        assert server.post(NAMESPACES, {**body, "metadata": {"text": "a" * 300_000}}).status == 201
+        assert server.post(NAMESPACES, body | {"metadata": {"text": "a" * 11_000_000}}).status == 413
+
+
 def test_a_chunked_body_is_limited_too(server: RunningServer) -> None:
     head = f"POST {NAMESPACES} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {server.token}\r\n"
     chunk = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"

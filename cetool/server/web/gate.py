@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import secrets
@@ -10,6 +11,7 @@ import time
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
+from fastapi.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -36,6 +38,10 @@ _HEADERS = {
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 #: Characters of a path and its query.
 _LONGEST = 16 << 10
+#: Bytes of a body without a token, of one that a thread checks, and of all bodies that arrive at once.
+_UNKNOWN, _LARGE, _ALL = 100 << 10, 256 << 10, 256 << 20
+#: Larger bodies than this are not read at all: the connection is closed.
+_DISCARDED = 64 << 20
 #: Seconds in which the next part of a body has to arrive, and all of it.
 _PATIENCE, _LONGEST_BODY = 30.0, 600.0
 _LOOPBACK = re.compile(r"(localhost|.+\.localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
@@ -55,6 +61,8 @@ class Gate:
         self._prefix = config.url_prefix.rstrip("/")
         self._behind_proxy = config.behind_proxy
         self._limit = config.body_size
+        self._anonymous = config.anonymous_access
+        self._arriving = 0
         self._hosts = frozenset(map(str.lower, config.hosts))
         self._loopback_only = not config.behind_proxy and _LOOPBACK.fullmatch(_bracketed(config.host)) is not None
 
@@ -134,16 +142,25 @@ class Gate:
             return receive
         if b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") in (b"", b"0"):
             return receive
+        known = self._anonymous or b"authorization" in headers or b"cookie" in headers
+        limit = self._limit if known else min(self._limit, _UNKNOWN)
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._limit:
-            raise self._too_large()
+        if length.isdigit() and int(length) > limit:
+            if int(length) < _DISCARDED:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(_discard(receive), _PATIENCE)
+            raise _too_large(limit)
         try:
-            body = await asyncio.wait_for(self._read(receive), _LONGEST_BODY)
+            body = await asyncio.wait_for(self._read(receive, limit), _LONGEST_BODY)
         except asyncio.TimeoutError:
             raise RequestError("the body did not arrive in time", code="request-late") from None
         if body is None:
             return None
-        _check_body(body, headers.get(b"content-type", b"").lower())
+        kind = headers.get(b"content-type", b"").lower()
+        if len(body) > _LARGE:  # its check would keep all others waiting
+            await run_in_threadpool(_check_body, body, kind)
+        else:
+            _check_body(body, kind)
         first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:
@@ -151,20 +168,25 @@ class Gate:
 
         return replay
 
-    async def _read(self, receive: Receive) -> bytes | None:
+    async def _read(self, receive: Receive, limit: int) -> bytes | None:
+        """Return a whole body; None if the client has left. Raises CetoolError if it, or all at once, are too large."""
         body = bytearray()
-        while True:
-            message = await asyncio.wait_for(receive(), _PATIENCE)
-            if message["type"] == "http.disconnect":
-                return None
-            body += message.get("body", b"")
-            if len(body) > self._limit:
-                raise self._too_large()
-            if not message.get("more_body"):
-                return bytes(body)
-
-    def _too_large(self) -> CetoolError:
-        return CetoolError(f"the body is larger than {in_words(self._limit)}", code="too-large")
+        try:
+            while True:
+                message = await asyncio.wait_for(receive(), _PATIENCE)
+                if message["type"] == "http.disconnect":
+                    return None
+                part = message.get("body", b"")
+                body += part
+                self._arriving += len(part)
+                if len(body) > limit:
+                    raise _too_large(limit)
+                if self._arriving > _ALL:
+                    raise CetoolError("the server receives too much at once", code="rate-limited", hint="Try again.")
+                if not message.get("more_body"):
+                    return bytes(body)
+        finally:
+            self._arriving -= len(body)
 
     # --- the answer ---------------------------------------------------------------------------------------------------
 
@@ -211,6 +233,17 @@ class _Answer:
         else:
             self.size += len(message.get("body", b""))
         await self._send(message)
+
+
+async def _discard(receive: Receive) -> None:
+    """Read a body without keeping it: many clients read the answer only when they have sent all."""
+    more = True
+    while more:
+        more = (await receive()).get("more_body", False)
+
+
+def _too_large(limit: int) -> CetoolError:
+    return CetoolError(f"the body is larger than {in_words(limit)}", code="too-large")
 
 
 def _check_body(body: bytes, kind: bytes) -> None:
