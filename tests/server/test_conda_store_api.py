@@ -498,3 +498,28 @@ def test_deleting_removes_environments_and_namespaces(server: RunningServer) -> 
     assert server.request("DELETE", "/api/v1/namespace/leaving/").status == 200
     assert not link.is_symlink()
     assert "leaving" not in server.get("/api/v1/environment/").text
+
+
+def test_the_server_answers_while_it_solves_without_building(server: RunningServer) -> None:
+    query = "?channel=conda-forge&conda=python&conda=six&pip="
+    assert server.get("/api/v1/permission/").status == 200
+    with ThreadPoolExecutor(4) as pool:
+        solves = [pool.submit(server.get, f"/api/v1/specification/{query}") for _ in range(4)]
+        meanwhile = 0
+        while not all(each.done() for each in solves):
+            assert server.get("/api/v1/permission/").status == 200
+            meanwhile += 1
+    assert meanwhile > 1
+    packages = solves[0].result().json["solve"]
+    assert {each["name"] for each in packages} == {"python", "six"}
+    assert all(each["sha256"] and each["size"] and each["channel_id"] and each["id"] for each in packages)
+    # nothing is left of it
+    assert "solve" not in server.get("/api/v1/environment/").text
+    assert not list((server.data / "scratch").glob("--*"))
+
+
+def test_solving_needs_the_right_and_a_specification_that_can_be_read(server: RunningServer) -> None:
+    refused(server.get("/api/v1/specification/?conda=six", token=None), 403, "request not authorized")
+    refused(server.get("/api/v1/specification/?conda=six%20%3D%3D"), 400, "six ==")
+    refused(server.get("/api/v1/specification/?channels=conda-forge&conda=no-such-package/"), 400, "no-such-package")
+    assert server.get("/api/v1/specification/?format=wrong").status == 422

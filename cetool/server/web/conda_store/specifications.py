@@ -117,8 +117,9 @@ def _specified(
 ) -> EnvironmentSpec:
     """Return the specification in a query. Raises CetoolError for a malformed one, and without the right to solve."""
     permit(who, "environment::solve", who.namespace)
-    dependencies: list[str | _Pip] = [*wanted.conda, _Pip(pip=wanted.pip)]
-    found = Specification(name="solve", channels=[*wanted.channel, *wanted.channels], dependencies=dependencies)
+    dependencies: list[str | _Pip] = [*filter(None, wanted.conda), _Pip(pip=list(filter(None, wanted.pip)))]
+    channels = list(filter(None, (*wanted.channel, *wanted.channels)))
+    found = Specification(name="solve", channels=channels, dependencies=dependencies)
     return solver.specified(found.text, who.namespace)
 
 
