@@ -89,7 +89,7 @@ class Wanted:
 
     #: The name of an environment in the store.
     realization: str
-    #: Pairs of name and value. Builds with equal packages share an environment, whatever their variables.
+    #: Pairs of name and value, which activation sets.
     variables: tuple[tuple[str, str], ...] = ()
 
     @property
