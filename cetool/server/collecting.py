@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,45 +146,59 @@ def gave_up(server: Server, freed: GivenUp) -> GivenUp:
 # --- builds by retention --------------------------------------------------------------------------------------------
 
 
-class _DryRun(Exception):
-    """Undoes a transaction."""
-
-
 def _expire(place: Place, *, dry_run: bool) -> tuple[tuple[int, ...], frozenset[str]]:
     """Give up the builds that retention does not keep.
 
     Returns them, and the environments on disk that no build needs then.
     """
     gone: list[int] = []
-    free: set[str] = set()
     while True:
-        try:
-            with place.database.write() as tx:
-                numbers = tx.scalars(_expired(place.config, now(tx)).limit(None if dry_run else _BATCH)).all()
-                if numbers:
-                    give_up(tx, build.c.id.in_(numbers), "retention")
-                free |= set(tx.scalars(sa.select(realization.c.name).where(unneeded())))
-                gone += numbers
-                if dry_run:
-                    raise _DryRun
-        except _DryRun:
+        with place.database.read() as tx:
+            found = tx.scalars(_expired(place.config, now(tx)).limit(None if dry_run else _BATCH)).all()
+        if dry_run:
+            return tuple(found), _free_without(place.database, found)
+        if found:
+            with place.database.write() as tx:  # an environment may have returned to one of them meanwhile
+                again = tx.scalars(_expired(place.config, now(tx)).where(build.c.id.in_(found))).all()
+                give_up(tx, build.c.id.in_(again), "retention")
+            gone += again
+        if len(found) < _BATCH:
             break
-        if len(numbers) < _BATCH:
-            break
-    return tuple(gone), frozenset(free)
+    return tuple(gone), _free_without(place.database, ())
+
+
+class _Undone(Exception):
+    """Undoes a transaction."""
+
+
+def _free_without(database: Database, numbers: Sequence[int]) -> frozenset[str]:
+    """Return the environments on disk that no build needs, if these builds were given up."""
+    query = sa.select(realization.c.name).where(unneeded())
+    if not numbers:
+        with database.read() as tx:
+            return frozenset(tx.scalars(query))
+    found: frozenset[str] = frozenset()
+    with contextlib.suppress(_Undone), database.write() as tx:
+        give_up(tx, build.c.id.in_(numbers), "retention")
+        found = frozenset(tx.scalars(query))
+        raise _Undone
+    return found
 
 
 def _expired(config: ServerConfig, at: float) -> sa.Select[Any]:
     """Return the builds that are neither current, nor among the last completed ones, nor recent, nor an answer."""
     later = build.alias()
-    rank = (
-        sa.select(sa.func.count())
+    # the oldest of the completed builds that are kept; there is none if the environment has fewer
+    oldest = (
+        sa.select(later.c.id)
         .where(
             later.c.environment_id == build.c.environment_id,
             later.c.status == "COMPLETED",
             later.c.deleted.is_(None),
-            later.c.id > build.c.id,
         )
+        .order_by(later.c.id.desc())
+        .limit(1)
+        .offset(config.keep_builds - 1)
         .correlate(build)
         .scalar_subquery()
     )
@@ -199,7 +213,7 @@ def _expired(config: ServerConfig, at: float) -> sa.Select[Any]:
             build.c.ended < at - config.keep_builds_for,
             ~sa.exists(current),
             ~unnamed,
-            sa.or_(build.c.status != "COMPLETED", rank >= config.keep_builds),
+            sa.or_(build.c.status != "COMPLETED", build.c.id < oldest),
         )
         .order_by(build.c.id)
     )
