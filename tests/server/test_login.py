@@ -150,6 +150,7 @@ def test_a_page_of_another_site_cannot_use_the_cookie(server: RunningServer) -> 
     for headers in (
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Origin": f"http://{server.host}:1"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site", "Origin": "http://localhost:3000"},

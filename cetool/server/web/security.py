@@ -97,7 +97,10 @@ def check_origin(request: Request) -> None:
 
 
 def _is_own(request: Request, origin: str) -> bool:
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
     if request.url.scheme == "https" and parts.scheme != "https":
         return False
     return _host(parts.scheme, parts.netloc) == _host(parts.scheme, request.headers.get("host", ""))
