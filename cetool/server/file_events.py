@@ -83,7 +83,8 @@ class Events:
             raise_interrupt=False,
             recursive=False,
             force_polling=False,
-            ignore_permission_denied=True,
+            # if true, the limits of the system are ignored, too; the directories can be read, since they were
+            ignore_permission_denied=False,
             stop_event=self._stop,
         )
         try:
