@@ -15,7 +15,7 @@ from support.serving import RunningServer, running_server
 TOKEN = "a-token-for-tests-0123456789abcdef"
 CHECKS = (
     *("not_a_server_error", "status_code_conformance", "content_type_conformance"),
-    *("response_schema_conformance", "ignored_auth", "unsupported_method"),
+    *("response_schema_conformance", "ignored_auth", "unsupported_method", "allow_header_conformance"),
 )
 
 

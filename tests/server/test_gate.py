@@ -117,8 +117,11 @@ def test_answers_protect_pages_of_the_server(server: RunningServer) -> None:
 
 
 def test_a_method_that_a_path_does_not_support_is_named(server: RunningServer) -> None:
+    """RFC 9110: Allow."""
     answer = server.request("PUT", "/cetool/1/environments/a/b")
     assert (answer.status, answer.json["code"]) == (405, "method-not-allowed")
+    assert answer.headers["allow"] == "GET, HEAD, PATCH, DELETE"
+    assert server.request("GET", "/cetool/1/requests").headers["allow"] == "POST"
 
 
 def test_head_has_the_headers_of_get_and_no_body(server: RunningServer) -> None:

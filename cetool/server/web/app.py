@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -125,9 +125,18 @@ def _lost(request: Request, error: HTTPException) -> CetoolError:
         return CetoolError(f"there is nothing at {path!r}", code="not-found", about=path)
     if error.status_code == 405:
         lost = CetoolError(f"{path!r} does not support {request.method[:20]}", code="method-not-allowed", about=path)
-        lost.allowed = (error.headers or {}).get("Allow")  # type: ignore[attr-defined]
+        lost.allowed = ", ".join(_methods(request))  # type: ignore[attr-defined]
         return lost
     return RequestError(str(error.detail))
+
+
+def _methods(request: Request) -> Iterator[str]:
+    """Yield the methods that a path supports, whichever routes they have (RFC 9110, section 10.2.1)."""
+    routes: list[BaseRoute] = request.app.router.routes
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+        other = {**request.scope, "method": method}
+        if any(route.matches(other)[0] is Match.FULL for route in routes):
+            yield from ("GET", "HEAD") if method == "GET" else (method,)
 
 
 def _slashed(routes: list[BaseRoute]) -> ASGIApp:
