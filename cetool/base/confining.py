@@ -91,6 +91,7 @@ def group_of_processes(most: int) -> Iterator[Callable[[], None]]:
     """
     group = None
     for parent in _control_groups():
+        _remove_left(parent)
         group = parent / f"cetool-{os.getpid()}-{time.monotonic_ns()}"
         try:
             group.mkdir()
@@ -112,6 +113,14 @@ def group_of_processes(most: int) -> Iterator[Callable[[], None]]:
         with contextlib.suppress(OSError):
             if group is not None:
                 group.rmdir()
+
+
+def _remove_left(parent: Path) -> None:
+    """Remove the groups of processes that were killed."""
+    for left in parent.glob("cetool-*-*"):
+        if not os.path.exists(f"/proc/{left.name.split('-')[1]}"):
+            with contextlib.suppress(OSError):
+                left.rmdir()
 
 
 def _control_groups() -> list[Path]:

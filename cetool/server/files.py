@@ -25,7 +25,7 @@ from cetool.packages.cache import archive_in
 from cetool.server.data.database import Database
 from cetool.server.data.schema import build_platform, environment, namespace
 from cetool.store.disk import delete_tree
-from cetool.store.store import Store
+from cetool.store.store import MARKER, Store
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CURRENT = (
@@ -114,6 +114,8 @@ class Files:
     def _point(self, space: str, name: str, realization: str | None) -> bool:
         """Let a link lead to a prefix that is complete, or remove it; return whether that changed anything."""
         link = self.link(space, name)
+        if realization is not None and self._is_right(link, realization):
+            return False
         prefix = None if realization is None else self.store.prefix(realization)
         if prefix is None or not (prefix / "conda-meta").is_dir():
             return self._remove(link)
@@ -132,6 +134,14 @@ class Files:
             staging.unlink(missing_ok=True)
             raise
         return True
+
+    def _is_right(self, link: Path, realization: str) -> bool:
+        """Return whether a link leads to the usual prefix of an environment, without reading its marker: fast."""
+        prefix = self.store.paths.envs / realization
+        try:
+            return os.readlink(link) == os.path.relpath(prefix, link.parent) and (prefix / MARKER).exists()
+        except OSError:
+            return False
 
     def _remove(self, link: Path) -> bool:
         if not link.is_symlink():  # a directory or file is not the server's
