@@ -159,3 +159,13 @@ def _from_netrc(host: str, environ: Mapping[str, str]) -> str | None:
     user, _, password = entry
     remember(password or "")
     return basic_authorization((user or "").encode(), (password or "").encode())
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host, by name or address, is this machine."""
+    from ipaddress import ip_address  # few runs need it
+
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

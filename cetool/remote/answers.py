@@ -73,10 +73,6 @@ class KnownAnswers:
         """Note that the server does not answer."""
         self._failed.touch(_failure(url, what), create=True)
 
-    def forget_failure(self, url: str) -> None:
-        """The server answers again."""
-        self._failed.remove(_failure(url, ""))
-
 
 def _failure(url: str, what: str) -> str:
     return sha256_of(f"{url}\0{what}".encode("utf-8", "surrogatepass"))

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -26,7 +25,7 @@ from cetool.base.errors import CODES, CetoolError, Location, UsageError
 from cetool.base.limits import KIB, MIB, parse_json
 from cetool.base.text import printable, shorten
 from cetool.base.urls import redact
-from cetool.fetch.addresses import parse_address
+from cetool.fetch.addresses import is_loopback, parse_address
 from cetool.settings.condarc import Condarc
 
 #: Where the API is below a server's URL.
@@ -90,14 +89,6 @@ def server_url(text: str, *, insecure: bool = False) -> str:
             hint="Use https:// if the server supports it, or pass --insecure.",
         )
     return address.url.rstrip("/")
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine."""
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 class Response:

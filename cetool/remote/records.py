@@ -11,8 +11,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from cetool.base.codec import decode, encode
 from cetool.base.errors import CetoolError
@@ -125,8 +124,3 @@ def _bytes(text: object) -> bytes:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise ValueError(str(error)) from None
-
-
-def as_document(record: BuildRecord) -> Mapping[str, Any]:
-    """Return the record as a JSON object, for showing."""
-    return encode(record, schema=_SCHEMA)

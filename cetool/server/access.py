@@ -173,9 +173,14 @@ def pattern_named(text: str) -> str:
     return pattern
 
 
+def is_name(text: str) -> bool:
+    """Return whether a user, a namespace or an environment can have this name."""
+    return _NAME.fullmatch(text) is not None and text not in (".", "..")
+
+
 def name_checked(text: str, what: str = "name") -> str:
     """Return a name for a user, a namespace or an environment. Raises CetoolError for any other text."""
-    if not _NAME.fullmatch(text) or text in (".", ".."):
+    if not is_name(text):
         raise CetoolError(
             f"the {what} {shorten(text)!r} is invalid",
             code="request-malformed",
@@ -213,8 +218,16 @@ def is_administrator(principal: Principal) -> bool:
 
 def require_administrator(principal: Principal) -> None:
     """Raise CetoolError unless the principal is an administrator of the whole server."""
-    if not is_administrator(principal):
-        raise refused(principal, "administration of the server")
+    if is_administrator(principal):
+        return
+    if not principal.authenticated:
+        raise refused(principal, "this request")
+    raise CetoolError(
+        f"{principal.name} is not an administrator of the server",
+        code="not-allowed",
+        about=principal.name,
+        hint="Ask an administrator to do this.",
+    )
 
 
 def refused(principal: Principal, what: str) -> CetoolError:

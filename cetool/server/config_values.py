@@ -13,13 +13,12 @@ from cetool.base.durations import parse_duration, parse_size
 from cetool.base.errors import CetoolError
 from cetool.base.text import nearest, shorten
 from cetool.declare.platforms import PLATFORMS
+from cetool.server.access import is_name
 
 #: Patterns of what is allowed; None allows everything.
 Allowed = tuple[str, ...] | None
 #: Name of a profile -> platform -> virtual packages (name and version).
 Profiles = Mapping[str, Mapping[str, tuple[tuple[str, str], ...]]]
-
-_NAME = re.compile(r"[A-Za-z0-9\-+_@$&?^~.=]{1,255}")
 
 
 class Wrong(ValueError):
@@ -208,7 +207,7 @@ def _one_of(*words: str) -> Callable[[object], str]:
 
 def _namespace(value: object) -> str:
     text = _text(value)
-    if not _NAME.fullmatch(text):
+    if not is_name(text):
         raise Wrong(f"must be the name of a namespace, not {_shown(value)}", "Use letters, digits, `-`, `_` and `.`.")
     return text
 
@@ -222,10 +221,10 @@ def _prefix(value: object) -> str:
 
 
 def _bind(value: object) -> str:
-    """Return ``host:port``; a host alone gets the default port."""
+    """Return ``host:port``; an address alone gets the default port. A bare word is more likely a slip than a host."""
     text = _text(value)
     host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
+    if (not colon and ("." in text or text == "localhost")) or text.endswith("]"):
         host, port = text, "8484"
     is_port = re.fullmatch(r"[0-9]{1,5}", port) and int(port) < 65536
     if not is_port or not re.fullmatch(r"\[[0-9a-fA-F:.%]+\]|[A-Za-z0-9.-]+", host):

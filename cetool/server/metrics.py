@@ -112,7 +112,7 @@ def problems(server: Server) -> Iterator[str]:
         yield f"the data directory cannot be read: {error.strerror}"
     else:
         if least is not None and free < least:
-            yield f"the disk has {format_size(free)} left, so builds are refused below {format_size(least)}"
+            yield f"the disk has {format_size(free)} left; builds need {format_size(least)}"
     ended = 0 if server.dispatcher is None else server.dispatcher.ended()
     if ended:
         yield f"{ended} of {server.config.workers} builders ended"
@@ -205,10 +205,6 @@ class _Collector:
         yield _old_gauge("disk_free", "Free bytes on the disk of the data directory.", disk.free)
         yield _old_gauge("disk_total", "Size of the disk of the data directory.", disk.total)
         yield _old_gauge("disk_usage", "Bytes that the data directory takes.", used)
-
-
-def _size(tx: sa.Connection, table: sa.Table) -> int:
-    return tx.scalar(sa.select(sa.func.count()).select_from(table)) or 0
 
 
 def _valid(time_now: float) -> sa.ColumnElement[bool]:

@@ -18,6 +18,7 @@ from cetool.server.counts import Counts
 from cetool.server.data import namespaces
 from cetool.server.data.audit import OPERATOR
 from cetool.server.data.database import Database
+from cetool.server.data.directory import hints_for_operators
 from cetool.server.data.schema import meta
 from cetool.server.data.upgrading import open_current
 from cetool.server.files import Files
@@ -117,7 +118,8 @@ def required(lock: PlatformLock) -> tuple[str, ...]:
 def open_server(config: ServerConfig, journal: Journal) -> Server:
     """Open a server's database, key and files. Raises CetoolError; :meth:`Server.close` closes them."""
     world = world_of(config)
-    prepare(world.paths)
+    with hints_for_operators():
+        prepare(world.paths)
     signer = open_signer(config.data)
     database, upgraded = open_current(config.database, wait=config.database_wait)
     if upgraded is not None:

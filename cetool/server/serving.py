@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import gc
-import ipaddress
 import logging
 import os
 import signal
@@ -23,6 +22,7 @@ from anyio.to_thread import current_default_thread_limiter
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cetool.base.errors import CetoolError, ConfigError
+from cetool.fetch.addresses import is_loopback
 from cetool.server.builds.dispatcher import LocalDispatcher
 from cetool.server.config import ServerConfig
 from cetool.server.data import accounts
@@ -103,6 +103,7 @@ def _announcement(server: Server, bound: socket.socket) -> list[str]:
     lines = [f"Serving {config.data} at {address(config, bound)}"]
     with server.database.write() as tx:
         token = accounts.first_token(tx)
+        accounts.add_configured(tx, config)
     if token is not None:
         lines.append(f"Administrator token, shown only once: {token}")
     return lines
@@ -118,23 +119,13 @@ def address(config: ServerConfig, bound: socket.socket) -> str:
 # --- before the start ---------------------------------------------------------------------------------------------
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether only programs on this machine reach an address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def _check_address(config: ServerConfig) -> None:
-    if (config.tls_cert is None) != (config.tls_key is None):
-        raise ConfigError("--tls-cert and --tls-key belong together", hint="Name both files, or none.")
     if is_loopback(config.host) or config.behind_proxy or config.tls_cert is not None:
         return
     raise ConfigError(
-        f"other machines reach {config.host}, so tokens would be sent unencrypted",
+        f"other machines can reach {config.host}, and tokens would be sent unencrypted",
         about=config.host,
-        hint="Pass --tls-cert and --tls-key, or pass --behind-proxy if a proxy in front of the server speaks TLS.",
+        hint="Pass `--tls-cert` and `--tls-key`, or `--behind-proxy` if a proxy in front of the server does TLS.",
     )
 
 
@@ -167,13 +158,13 @@ def _bound(config: ServerConfig) -> Iterator[socket.socket]:
 def _unbound(config: ServerConfig, error: OSError) -> CetoolError:
     place = f"{config.host}:{config.port}"
     if error.errno == errno.EADDRINUSE:
-        hint = "Stop the program that uses it, or choose another with --bind; port 0 is any free port."
+        hint = "Stop the program that uses it, or choose another address with `--bind`; port 0 is any free port."
         return CetoolError(f"{place} is in use", code="address-unusable", about=place, hint=hint)
     return CetoolError(
         f"cannot listen on {place}: {error.strerror}",
         code="address-unusable",
         about=place,
-        hint="Choose an address of this machine, and a port above 1023, with --bind.",
+        hint="Choose an address of this machine, and a port above 1023, with `--bind`.",
     )
 
 

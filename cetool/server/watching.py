@@ -19,10 +19,10 @@ from cetool.declare.nodes import parse_yaml
 from cetool.declare.source import decode, size_limit
 from cetool.server.access import Grant, Principal
 from cetool.server.config_values import Watch
+from cetool.server.data import environments
 from cetool.server.data.watched import (
     REMOVED,
     WatchedFile,
-    environment_exists,
     forget_removed_files,
     forget_watched_files,
     save_watched_file,
@@ -182,7 +182,7 @@ class Watcher:
         if not row.is_removed or row.name is None or self._owner(row.namespace, row.name, row.path) is not None:
             return False
         with self._server.database.read() as tx:
-            exists = environment_exists(tx, row.namespace, row.name)
+            exists = environments.find(tx, row.namespace, row.name) is not None
         if exists:
             self._save(replace(row, problem=None))
             self._tell("watch-file-returned", **_about(row))
@@ -244,7 +244,7 @@ class Watcher:
             same = row.sha256 == digest and row.name == name and row.namespace == namespace
             if same and row.problem in (None, REMOVED) and not os.path.lexists(row.path):
                 with self._server.database.read() as tx:
-                    return row if environment_exists(tx, namespace, name) else None
+                    return None if environments.find(tx, namespace, name) is None else row
         return None
 
     def _refuse(self, sighting: Sighting, watch: Watch, digest: str | None, error: CetoolError) -> None:

@@ -75,6 +75,13 @@ class NewGrant:
 # --- the first start --------------------------------------------------------------------------------------------------
 
 
+def add_configured(tx: sa.Connection, config: ServerConfig) -> None:
+    """Add the users of the configuration that are not in the table, so that they can get grants and tokens."""
+    for each in config.users:
+        if find_user(tx, each.name) is None:
+            add_user(tx, each.name, password=None, primary=each.namespace)
+
+
 def first_token(tx: sa.Connection) -> str | None:
     """Return the secret of a new administrator's token on the first start, with no users or tokens; else None."""
     if tx.scalar(sa.select(meta.c.value).where(meta.c.key == _STARTED)) is not None:
@@ -100,14 +107,14 @@ def add_user(tx: sa.Connection, name: str, *, password: str | None, primary: str
     if name in _RESERVED:
         raise CetoolError(f"the user name {name!r} has another meaning", code="request-malformed", about="name")
     if find_user(tx, name) is not None:
-        raise CetoolError(f"the user {name} exists", code="conflict", about=name)
+        raise CetoolError(f"there is already a user {name}", code="conflict", about=name)
     taken = name in _SHARED or tx.scalar(sa.select(namespace.c.id).where(namespace.c.name == name)) is not None
     if primary is None and taken:
         raise CetoolError(
-            f"there is a namespace {name}, and its new user would be its admin",
+            f"a user {name} would become the admin of the existing namespace {name}",
             code="conflict",
             about=name,
-            hint=f"Name the user's primary namespace, even if it is {name}.",
+            hint=f"Name the user's primary namespace. It can be {name}, if that is what you want.",
         )
     row = {
         "name": name,

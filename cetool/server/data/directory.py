@@ -20,17 +20,10 @@ def held(data: Path, what: str = "another server") -> Iterator[FileLock]:
 
     Raises CetoolError with the code ``conflict``, which names the holder, if another process holds it.
     """
-    try:
-        make_private_dirs(data)
-    except OSError as error:
-        raise CetoolError(
-            f"cannot create the data directory {data}: {error.strerror}",
-            code="cache-not-writable",
-            about=str(data),
-            hint="Name another directory with --data.",
-        ) from None
     path = data / LOCK_FILE
-    lock = try_lock(path, shared=False)
+    with hints_for_operators():
+        make_private_dirs(data)
+        lock = try_lock(path, shared=False)
     if lock is None:
         holder = "another process"
         with contextlib.suppress(OSError):
@@ -39,8 +32,19 @@ def held(data: Path, what: str = "another server") -> Iterator[FileLock]:
             f"the data directory {data} is in use by {holder}",
             code="conflict",
             about=str(data),
-            hint="Stop it, or name another directory with --data.",
+            hint="Stop it, or name another directory with `--data`.",
         )
     with lock:
         lock.write_holder(f"{what} (process {os.getpid()})")
         yield lock
+
+
+@contextlib.contextmanager
+def hints_for_operators() -> Iterator[None]:
+    """Let errors about a directory name the option of servers instead of the variable of runs."""
+    try:
+        yield
+    except CetoolError as error:
+        if "CETOOL_CACHE_DIR" not in (error.hint or ""):
+            raise
+        raise error.but(hint="Name another directory with `--data`.") from None

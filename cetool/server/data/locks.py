@@ -155,11 +155,6 @@ def forget_unneeded(tx: sa.Connection, before: float) -> int:
     return len(digests)
 
 
-def mark_used(tx: sa.Connection, name: str) -> None:
-    """Note that a prefix is used now."""
-    tx.execute(realization.update().where(realization.c.name == name).values(used=now(tx)))
-
-
 def _lock(content: dict[str, Any], platform: str) -> PlatformLock:
     return decode(PlatformLock, content)._replace(platform=platform)
 

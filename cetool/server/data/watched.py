@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from cetool.server.data.database import now
-from cetool.server.data.schema import environment, namespace, watch_file
+from cetool.server.data.schema import watch_file
 
 #: The problem of a file that is gone; its row stays for a while, so that the same file can return.
 REMOVED = "the file was removed"
@@ -71,9 +71,3 @@ def forget_removed_files(tx: sa.Connection, older_than: float) -> int:
     """Forget the files that were removed more than ``older_than`` seconds ago; return how many."""
     gone = sa.and_(watch_file.c.problem == REMOVED, watch_file.c.seen < now(tx) - older_than)
     return tx.execute(sa.delete(watch_file).where(gone)).rowcount
-
-
-def environment_exists(tx: sa.Connection, in_namespace: str, name: str) -> bool:
-    """Return whether there is an environment of this name."""
-    found = sa.select(environment.c.id).join(namespace, namespace.c.id == environment.c.namespace_id)
-    return tx.scalar(found.where(namespace.c.name == in_namespace, environment.c.name == name)) is not None

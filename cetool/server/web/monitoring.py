@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response
 
 from cetool import __version__
 from cetool.base.errors import CetoolError
+from cetool.fetch.addresses import is_loopback
 from cetool.server.metrics import exposition, problems, workers
 from cetool.server.server import Server
 from cetool.server.web.security import principal
@@ -47,7 +48,7 @@ def _check_access(request: Request) -> None:
         return
     client = request.client.host if request.client else ""
     # behind a proxy, requests of other machines come from this one too
-    if not config.behind_proxy and (client == "::1" or client.startswith("127.")):
+    if not config.behind_proxy and is_loopback(client):
         return
     if not principal(request).authenticated:
         raise CetoolError(

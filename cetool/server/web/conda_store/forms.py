@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Annotated, Any
@@ -170,23 +168,3 @@ def deprecated(response: Response) -> Response:
     response.headers["Deprecation"] = "True"
     response.headers["Sunset"] = "Mon, 17 Mar 2025 00:00:00 UTC"
     return response
-
-
-def announce(here: Server, *numbers: int, moved: Iterable[tuple[str, str]] = ()) -> None:
-    """Say what a change that is committed was about.
-
-    Processes of these builds end if they were canceled; the links of moved environments (namespace and name) follow;
-    who waits for news wakes up.
-    """
-    for space, name in moved:
-        with contextlib.suppress(CetoolError):  # the next start repairs it
-            here.files.follow(here.database, space, name)
-    for number in numbers:
-        if here.dispatcher is not None:
-            here.dispatcher.cancel(number)
-        here.news.publish(f"build:{number}")
-    here.news.publish("events")
-
-
-#: What names of namespaces and environments consist of.
-NAME = re.compile(r"[A-Za-z0-9\-+_@$&?^~.=]+")

@@ -9,21 +9,18 @@ from fastapi import APIRouter, Body, Query, Response
 from fastapi.responses import JSONResponse
 
 from cetool.base.errors import CetoolError
-from cetool.server import access
+from cetool.server import access, changing
 from cetool.server.access import Grant, Principal, reach
 from cetool.server.data import accounts, namespaces
 from cetool.server.data.accounts import GivenGrant, NewGrant
-from cetool.server.data.schema import environment
 from cetool.server.data.schema import namespace as table
 from cetool.server.data.visibility import visible
 from cetool.server.web.conda_store.forms import (
-    NAME,
     Here,
     Pages,
     Route,
     Who,
     ack,
-    announce,
     missing,
     ok,
     permit,
@@ -64,7 +61,7 @@ def create_namespace(here: Here, who: Who, namespace: str) -> Response:
         if _find(tx, namespace) is not None:
             raise CetoolError("namespace already exists", code="conflict", about=namespace)
         namespaces.create(tx, namespace, by=who.name)
-    announce(here)
+    here.news.publish("events")
     return ack()
 
 
@@ -88,7 +85,7 @@ def update_namespace(
             _remove(tx, _roles(tx, namespace))
             for entity, role in asked:
                 subject = entity.removesuffix("/*")
-                subject = subject if NAME.fullmatch(subject) else entity
+                subject = subject if access.is_name(subject) else entity
                 accounts.add_grant(tx, NewGrant("namespace", subject, f"{namespace}/*", role), by=who.name)
     return ack()
 
@@ -107,12 +104,9 @@ def update_metadata(here: Here, who: Who, namespace: str, metadata: Annotated[di
 def delete_namespace(here: Here, who: Who, namespace: str) -> Response:
     """Delete a namespace with its environments and builds."""
     permit(who, "namespace::delete", namespace)
-    with here.database.write() as tx:
-        row = _need(tx, namespace)
-        names = tx.scalars(sa.select(environment.c.name).where(environment.c.namespace_id == row.id)).all()
-        freed = namespaces.delete(tx, namespace, by=who.name)
-        accounts.forget_namespace(tx, namespace)
-    announce(here, *freed.builds, moved=[(namespace, name) for name in names])
+    with here.database.read() as tx:
+        _need(tx, namespace)
+    changing.delete_namespace(here, who, namespace)
     return ack()
 
 
@@ -237,7 +231,7 @@ def _mapping(given: GivenGrant, namespace: str) -> dict[str, Any]:
 
 
 def _check_name(name: str) -> None:
-    if not NAME.fullmatch(name) or len(name) > 255 or name in (".", ".."):
+    if not access.is_name(name):
         raise refusal(f"'{name[:300]}' is not a valid name of a namespace: ^[A-Za-z0-9-+_@$&?^~.=]+$")
 
 

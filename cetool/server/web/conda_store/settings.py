@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import TypeAdapter, ValidationError
 
-from cetool.server.access import Principal
+from cetool.server.access import Principal, is_name
 from cetool.server.data import namespaces
 from cetool.server.server import Server
-from cetool.server.web.conda_store.forms import NAME, Here, Route, Who, ok, permit, refusal
+from cetool.server.web.conda_store.forms import Here, Route, Who, ok, permit, refusal
 
 router = APIRouter(route_class=Route)
 #: Seconds that ``GET /specification/`` may take, unless the setting ``conda_max_solve_time`` says otherwise.
@@ -128,7 +128,7 @@ def _answer(here: Server, who: Principal, namespace: str | None, name: str | Non
 def _permit(who: Principal, permission: str, namespace: str | None, name: str | None) -> None:
     if namespace is None and name is not None:
         raise refusal(f"Environment {name[:300]} is set without a namespace. Please specify a namespace.")
-    if not all(NAME.fullmatch(each) for each in (namespace, name) if each is not None):
+    if not all(is_name(each) for each in (namespace, name) if each is not None):
         raise refusal("the name of a namespace or environment is invalid")
     permit(who, permission, namespace or "*", name or "*")
 

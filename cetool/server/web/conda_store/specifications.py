@@ -15,13 +15,13 @@ from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.nodes import Node, parse_yaml
 from cetool.lock.plain import to_yaml
 from cetool.server import submitting
-from cetool.server.access import Principal
+from cetool.server.access import Principal, is_name
 from cetool.server.data import namespaces
 from cetool.server.policies import policy_of
 from cetool.server.server import Server
 from cetool.server.submitting import Submission, submit
 from cetool.server.web.conda_store.builds import Number, find
-from cetool.server.web.conda_store.forms import NAME, Here, Route, Who, ok, permit, refusal
+from cetool.server.web.conda_store.forms import Here, Route, Who, ok, permit, refusal
 from cetool.server.web.conda_store.solving import Solver, solved_packages
 
 router = APIRouter(route_class=Route)
@@ -150,7 +150,7 @@ def post_specification(
         found = _filled(here, read_specification(specification), namespace or who.namespace)
         name, description = found.name, found.description
         kind, text = "environment-yaml", found.text
-    if not NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+    if not is_name(name):
         raise refusal(
             f"the name of the environment must have 1 to {_LONGEST_NAME} characters and match {_PATTERN}, "
             f"not {name[:100]!r}"
@@ -181,7 +181,7 @@ def _filled(here: Server, found: Specification, space: str) -> Specification:
 
 
 def _permit_creation(here: Server, who: Principal, space: str, name: str) -> None:
-    if not NAME.fullmatch(space) or len(space) > _LONGEST_NAME:
+    if not is_name(space):
         raise refusal(f"{space[:100]!r} is not a valid name of a namespace: {_PATTERN}")
     permit(who, "environment:create", space, name)
     with here.database.read() as tx:

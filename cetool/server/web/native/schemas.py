@@ -29,12 +29,6 @@ class About(TypedDict):
     links: NotRequired[dict[str, str]]
 
 
-class Health(TypedDict):
-    """Whether the server works."""
-
-    status: str
-
-
 class BuildPlatform(TypedDict):
     """What a build was asked for on one platform, and what it resulted in."""
 
@@ -387,7 +381,7 @@ class Problem(TypedDict):
 
 #: All of them, for the OpenAPI document.
 ALL = (
-    *(About, Health, Build, Builds, Requested, Running, Uploaded, Changed, Packages, Envelope, Environment),
+    *(About, Build, Builds, Requested, Running, Uploaded, Changed, Packages, Envelope, Environment),
     *(Environments, History, Differences, Namespace, Namespaces, Settings, Grant, Grants, Token, Tokens, User, Users),
     *(Access, Audit, Problem),
 )
