@@ -12,6 +12,7 @@ import errno
 import itertools
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -76,8 +77,7 @@ class Files:
 
     def free(self) -> int:
         """Return the bytes that are free on the disk. Raises OSError."""
-        disk = os.statvfs(self.data)
-        return disk.f_bavail * disk.f_frsize
+        return shutil.disk_usage(self.data).free
 
     def clear_scratch(self) -> None:
         """Remove temporary files; call it before builds start."""

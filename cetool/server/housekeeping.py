@@ -60,6 +60,8 @@ class Housekeeping:
                 if time.monotonic() >= self._measure:
                     self._measure_data()
             except Exception as error:  # the next attempt may succeed
+                if self._stop.is_set():
+                    break
                 counts.add("collections", "failed")
                 if isinstance(error, CetoolError):
                     self._server.journal.write("collection-failed", reason=str(error), code=error.code)

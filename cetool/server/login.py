@@ -297,7 +297,8 @@ class Login:
         with self._lock:
             uses, self._uses = self._uses, {}
         if uses:
-            with contextlib.suppress(CetoolError), self._database.write() as tx:
+            # a lost note does no harm, and the thread has to go on
+            with contextlib.suppress(Exception), self._database.write() as tx:
                 tokens.touch(tx, uses)
 
     def close(self) -> None:

@@ -160,16 +160,12 @@ def _text_of(submission: Submission) -> tuple[str, str]:
 
 def _permit(server: Server, submission: Submission) -> None:
     """Raise CetoolError unless the request is allowed, and there is room for it."""
-    place = (submission.namespace, submission.name or "*")
     name_checked(submission.namespace, "namespace")
     if submission.name is not None:
         name_checked(submission.name, "environment")
-    require(submission.by, "environment:create", *place)
+    require(submission.by, "environment:create", submission.namespace, submission.name or "*")
     with server.database.read() as tx:
-        if namespaces.find(tx, submission.namespace) is None:
-            require(submission.by, "namespace::create", submission.namespace)
-        if submission.name is not None and not _is_free(tx, submission):
-            require(submission.by, "environment::update", *place)
+        _permit_place(tx, submission)
         waiting = tx.scalar(sa.select(sa.func.count()).select_from(build).where(build.c.status == "QUEUED")) or 0
     if waiting >= server.config.queue_length:
         raise CetoolError(
@@ -185,6 +181,14 @@ def _permit(server: Server, submission: Submission) -> None:
             )
 
 
+def _permit_place(tx: sa.Connection, submission: Submission) -> None:
+    """Raise CetoolError unless the namespace and the environment may be created, or changed if they exist."""
+    if namespaces.find(tx, submission.namespace) is None:
+        require(submission.by, "namespace::create", submission.namespace)
+    if submission.name is not None and not _is_free(tx, submission):
+        require(submission.by, "environment::update", submission.namespace, submission.name)
+
+
 def _is_free(tx: sa.Connection, submission: Submission) -> bool:
     """Return whether the environment is new, or what it points to is the submitter's: a build moves it."""
     found = environments.find(tx, submission.namespace, submission.name or "")
@@ -195,6 +199,7 @@ def _ask(server: Server, wanted: _Wanted) -> Submitted:
     """Store the request in one transaction, and let the builders and the links follow."""
     submission = wanted.submission
     with server.database.write() as tx:
+        _permit_place(tx, submission)  # again: another request may have created it meanwhile
         asked = _stored(tx, wanted)
     place = None if submission.name is None else f"{submission.namespace}/{submission.name}"
     if asked.created and asked.status == "COMPLETED" and submission.name is not None:

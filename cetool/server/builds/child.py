@@ -13,8 +13,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from cetool.base.codec import decode
 from cetool.base.errors import CetoolError
 from cetool.base.process import own_program
+from cetool.declare.package import Package, PypiPackage
+from cetool.lock.model import PlatformLock
+from cetool.server.config import PREFIX, ServerConfig
 
 #: The most bytes of one event.
 _LONGEST = 64 << 20
@@ -23,17 +27,21 @@ _PATIENCE = 60.0
 _ENDED: dict[str, Any] = {}
 
 
+def environ_of_children() -> dict[str, str]:
+    """Return the variables for processes of the server, without its own settings, which may be secret."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+
+
 class Child:
     """One process of :mod:`cetool.app.build`. One thread uses it, except for :meth:`wake`."""
 
     def __init__(self) -> None:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("CETOOL_SERVER_")}
         try:
             self._process = subprocess.Popen(
                 own_program(module="cetool.app.build"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=environ,
+                env=environ_of_children(),
                 start_new_session=True,
             )
         except OSError as error:
@@ -164,6 +172,29 @@ def failure_of(event: Mapping[str, Any]) -> CetoolError:
     """Return the error that a process has reported."""
     message, code, hint, details = (event[key] for key in ("message", "code", "hint", "details"))
     return CetoolError(message, code=code, hint=hint, details=tuple(details))
+
+
+def lock_of(platform: str, reported: Mapping[str, Any]) -> PlatformLock:
+    """Return the packages that a process has reported for a platform."""
+    conda = tuple(decode(Package, each) for each in reported["conda"])
+    return PlatformLock(platform, conda, tuple(decode(PypiPackage, each) for each in reported["pypi"]))
+
+
+def why_not_confined(child: Child, config: ServerConfig) -> str | None:
+    """Return why a process cannot confine others' code; None if it can, and if it need not.
+
+    Raises CetoolError if the configuration requires that it can.
+    """
+    problem = None if config.sandbox == "off" else child.ready().get("sandbox")
+    if problem is not None and config.sandbox == "required":
+        raise CetoolError(
+            f"link scripts cannot be confined on this machine: {problem}",
+            code="setting-invalid",
+            about="sandbox",
+            hint="Allow user namespaces (sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces, "
+            "kernel.apparmor_restrict_unprivileged_userns), or set `sandbox: auto`.",
+        )
+    return problem
 
 
 def is_end(event: Mapping[str, Any]) -> bool:

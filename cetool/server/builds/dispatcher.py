@@ -12,7 +12,7 @@ from functools import partial
 import sqlalchemy as sa
 
 from cetool.base.errors import CetoolError
-from cetool.server.builds.child import Spares
+from cetool.server.builds.child import Spares, why_not_confined
 from cetool.server.builds.worker import Worker
 from cetool.server.data import leases
 from cetool.server.data.schema import UNFINISHED, build
@@ -100,17 +100,11 @@ class LocalDispatcher:
     def _prepare(self) -> None:
         """Start a process ahead of the first build, and report whether it can confine link scripts."""
         child = self._spares.take()
-        problem = child.ready().get("sandbox")
-        self._spares.give_back(child)
-        if problem is not None and self._server.config.sandbox == "required":
-            raise CetoolError(
-                f"link scripts cannot be confined on this machine: {problem}",
-                code="setting-invalid",
-                about="sandbox",
-                hint="Allow user namespaces (sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces, "
-                "kernel.apparmor_restrict_unprivileged_userns), or set `sandbox: auto`.",
-            )
-        if problem is not None and self._server.config.sandbox == "auto":
+        try:
+            problem = why_not_confined(child, self._server.config)
+        finally:
+            self._spares.give_back(child)
+        if problem is not None:
             self._server.journal.write("not-confined", problem=f"link scripts are not confined: {problem}")
 
     def _prepare_quietly(self) -> None:

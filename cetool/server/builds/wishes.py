@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from cetool.base.codec import encode
 from cetool.declare.platforms import current_platform
 from cetool.lock.model import PlatformLock
+from cetool.server.config import ServerConfig
 from cetool.server.data import answers
 from cetool.server.data.leases import Claim
 from cetool.server.data.schema import build, specification
@@ -23,7 +24,6 @@ _UNLIMITED = 1 << 60
 
 def wishes_of(claim: Claim, server: Server) -> dict[str, Any]:
     """Return the request for a claimed build."""
-    config = server.config
     packages = _packages(claim, server)
     key = "before" if claim.origin == "upload" else "exact"
     platforms = []
@@ -33,6 +33,17 @@ def wishes_of(claim: Claim, server: Server) -> dict[str, Any]:
             wish[key] = encode(packages[each.platform])
         platforms.append(wish)
     here = current_platform()
+    return {
+        **request_of(server.config),
+        "build": claim.build_id,
+        "attempt": claim.attempt,
+        "platforms": platforms,
+        "realize": here if here in {each.platform for each in claim.platforms} else None,
+    }
+
+
+def request_of(config: ServerConfig) -> dict[str, Any]:
+    """Return what all requests to such processes have: where they work, what they may use, whether they confine."""
     limits = {
         "memory": config.build_memory or _UNLIMITED,
         "processes": config.build_processes,
@@ -44,10 +55,6 @@ def wishes_of(claim: Claim, server: Server) -> dict[str, Any]:
     }
     return {
         "schema": 1,
-        "build": claim.build_id,
-        "attempt": claim.attempt,
-        "platforms": platforms,
-        "realize": here if here in {each.platform for each in claim.platforms} else None,
         "data": str(config.data),
         "limits": limits,
         "confined": config.sandbox != "off",

@@ -7,20 +7,17 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cetool.base.codec import decode
 from cetool.base.durations import format_size
 from cetool.base.errors import CetoolError
 from cetool.base.text import counted
 from cetool.declare.environment import EnvironmentSpec
-from cetool.declare.package import Package, PypiPackage
 from cetool.declare.platforms import current_platform
-from cetool.lock.model import PlatformLock
 from cetool.server.builds import logs
-from cetool.server.builds.child import Child, Spares, failure_of, is_end
+from cetool.server.builds.child import Child, Spares, failure_of, is_end, lock_of, why_not_confined
 from cetool.server.builds.summary import summary_of
 from cetool.server.builds.wishes import scratch_of, wishes_of
 from cetool.server.data import builds, leases
@@ -120,7 +117,7 @@ class Worker:
         try:
             with self._lock:
                 self._child = child
-            sandbox = None if self.server.config.sandbox == "off" else child.ready().get("sandbox")
+            sandbox = why_not_confined(child, self.server.config)
             self._log(claim, summary_of(claim, self.server.config, sandbox))
             child.send(wishes_of(claim, self.server))
             outcome, ended = self._follow(claim, child)
@@ -196,7 +193,11 @@ class Worker:
             pause = min(2 * pause, 10.0)
 
     def _end(self, claim: Claim, outcome: Outcome) -> None:
-        """Complete or fail a build. Until the database knows that it needs its environment, it is held in use."""
+        """Complete or fail a build.
+
+        Until the database says that the build needs its environment, that is held in use, so that no collection
+        removes it.
+        """
         realized, lease = outcome.realized, None
         if outcome.error is None and realized is not None:
             try:
@@ -218,9 +219,7 @@ class Worker:
         results = {}
         for each in claim.platforms:
             found = outcome.locks[each.platform]
-            conda = tuple(decode(Package, package) for package in found["conda"])
-            pypi = tuple(decode(PypiPackage, package) for package in found["pypi"])
-            lock = PlatformLock(each.platform, conda, pypi)
+            lock = lock_of(each.platform, found)
             spec = EnvironmentSpec.from_dict(dict(each.spec or {}))
             record = server.answer_record(
                 spec, lock, build=claim.build_id, environment=place, engine=str(found["engine"])
@@ -230,14 +229,9 @@ class Worker:
             if realized is not None:
                 made = Realization(str(realized["name"]), int(realized["size"]), int(realized["packages"]))
             results[each.platform] = Result(lock, record, made)
-        with self._kept(outcome) as kept:
-            if not kept:
-                gone = "the environment was removed before the build was completed"
-                outcome.error, outcome.transient = CetoolError(gone, code="environment-gone"), True
-                return self._fail(claim, outcome)
-            with server.database.write() as tx:
-                numbers = leases.complete(tx, claim, results)
-                ended = [builds.get(tx, number) for number in numbers]
+        with server.database.write() as tx:
+            numbers = leases.complete(tx, claim, results)
+            ended = [builds.get(tx, number) for number in numbers]
         if not numbers:
             return self._log(claim, "Another builder took this build over")
         packages = max(len(result.lock.conda) + len(result.lock.pypi) for result in results.values())
@@ -248,19 +242,6 @@ class Worker:
                 with self._reported(build.id):
                     server.files.follow(server.database, build.namespace, build.name)
             server.news.publish(f"build:{build.id}")
-
-    @contextlib.contextmanager
-    def _kept(self, outcome: Outcome) -> Iterator[bool]:
-        """Hold the environment until the database says that a build needs it, so that no collection removes it.
-
-        The context's value is whether it is still there.
-        """
-        if outcome.realized is None:
-            yield True
-            return
-        lease = self.server.world.store.lease(str(outcome.realized["name"]))
-        with lease or contextlib.nullcontext():
-            yield lease is not None
 
     def _fail(self, claim: Claim, outcome: Outcome) -> None:
         error, config = outcome.error, self.server.config

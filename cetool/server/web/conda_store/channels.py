@@ -16,6 +16,7 @@ from typing import Any
 
 from cetool.base.errors import CetoolError
 from cetool.base.process import own_program
+from cetool.server.builds.child import environ_of_children
 
 #: Seconds that a search may take, wait for another one, and after which an idle process ends.
 _PATIENCE, _TURN, _IDLE = 30.0, 5.0, 120.0
@@ -59,6 +60,11 @@ class ChannelSearch:
                     "limit": part.stop - part.start,
                 }
             )
+        except OSError as error:
+            self._end()
+            raise CetoolError(
+                f"the search in the channels failed: {error.strerror}", code="channel-unreachable"
+            ) from None
         except BaseException:
             self._end()
             raise
@@ -89,13 +95,12 @@ class ChannelSearch:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
             return self._process
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("CETOOL_SERVER_")}
         self._process = subprocess.Popen(
             own_program(module="cetool.app.searching"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**environ, "CETOOL_CACHE_DIR": str(self._data)},
+            env={**environ_of_children(), "CETOOL_CACHE_DIR": str(self._data)},
             start_new_session=True,
         )
         threading.Thread(target=self._end_if_idle, name="search", daemon=True).start()

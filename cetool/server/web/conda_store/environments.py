@@ -12,7 +12,7 @@ from fastapi import APIRouter, Body, Depends, Query, Response
 from pydantic import BaseModel, Field
 
 from cetool.server import changing
-from cetool.server.access import Principal
+from cetool.server.access import Principal, allows
 from cetool.server.data import builds, environments
 from cetool.server.data.schema import environment, namespace
 from cetool.server.server import Server
@@ -187,7 +187,7 @@ def update_environment(
     with here.database.read() as tx:
         _need(tx, place)
         if build_id is not None:
-            _check_build(tx, place, build_id)
+            _check_build(tx, who, place, build_id)
     if build_id is not None:
         changing.use(here, who, place, build_id)
     if description is not None:
@@ -200,10 +200,11 @@ def _need(tx: sa.Connection, place: tuple[str, str]) -> None:
         raise refusal(f"environment namespace={place[0]} name={place[1]} does not exist")
 
 
-def _check_build(tx: sa.Connection, place: tuple[str, str], build_id: int) -> None:
+def _check_build(tx: sa.Connection, who: Principal, place: tuple[str, str], build_id: int) -> None:
     """Refuse what conda-store refuses, in its order, and a build of another namespace, which it does not notice."""
     found = builds.find(tx, build_id)
-    if found is None or found.deleted is not None:
+    hidden = found is not None and not allows(who, "environment::read", found.namespace, found.name or "*")
+    if found is None or hidden or found.deleted is not None:
         raise refusal(f"build id={build_id} does not exist")
     if found.status != "COMPLETED":
         raise refusal("cannot update environment to build id since not completed")

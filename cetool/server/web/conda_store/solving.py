@@ -6,12 +6,11 @@ import secrets
 import time
 from typing import Any
 
-from cetool.base.codec import decode
 from cetool.base.errors import CetoolError
 from cetool.declare.environment import EnvironmentSpec
-from cetool.declare.package import Package, PypiPackage
 from cetool.lock.model import PlatformLock
-from cetool.server.builds.child import Child, failure_of, is_end
+from cetool.server.builds.child import Child, failure_of, is_end, lock_of, why_not_confined
+from cetool.server.builds.wishes import request_of
 from cetool.server.data import namespaces
 from cetool.server.jobs import Jobs
 from cetool.server.policies import policy_of
@@ -22,7 +21,6 @@ from cetool.server.web.conda_store.settings import effective
 
 #: Solves at the same time, and how many more may wait: each takes a process.
 _AT_ONCE, _WAITING = 2, 16
-_UNLIMITED = 1 << 60
 
 
 class Solver:
@@ -46,28 +44,19 @@ class Solver:
         """Return the packages that solve a specification. Raises CetoolError."""
         child = Child()
         try:
-            child.ready()
+            why_not_confined(child, self._server.config)
             child.send(self._request(spec))
             return self._locked(child)
         finally:
             child.close()
 
     def _request(self, spec: EnvironmentSpec) -> dict[str, Any]:
-        config, platform = self._server.config, self._server.world.platform
+        platform = self._server.world.platform
         return {
-            "schema": 1,
+            **request_of(self._server.config),
             # of its scratch directory: no build has such a number
             "build": -1 - secrets.randbelow(1 << 40),
             "platforms": [{"platform": platform, "request": spec.digest, "spec": spec.as_dict()}],
-            "realize": None,
-            "data": str(config.data),
-            "limits": {
-                "memory": config.build_memory or _UNLIMITED,
-                "processes": config.build_processes,
-                "seconds": config.build_timeout,
-                "stall": config.stall_timeout,
-                "output": config.build_output,
-            },
         }
 
     def _locked(self, child: Child) -> PlatformLock:
@@ -81,9 +70,7 @@ class Solver:
             if is_end(event):
                 raise CetoolError(f"the solver ended: {child.how()}", code="build-crashed")
             if event["event"] == "lock":
-                conda = tuple(decode(Package, each) for each in event["lock"]["conda"])
-                pypi = tuple(decode(PypiPackage, each) for each in event["lock"]["pypi"])
-                return PlatformLock(event["platform"], conda, pypi)
+                return lock_of(event["platform"], event["lock"])
             if event["event"] == "failed":
                 raise failure_of(event)
         raise CetoolError(
