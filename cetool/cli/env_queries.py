@@ -172,7 +172,7 @@ def log(target: Build, *, given: LogOptions) -> None:
 
 @options.command
 def history(target: Target, *, given: QueryOptions) -> None:
-    """List the builds that an environment's name has pointed to, latest first."""
+    """List the builds that an environment's name has pointed to."""
     named = environment_of(target)
     server, _ = open_server(given)
     with server:

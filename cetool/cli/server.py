@@ -193,7 +193,7 @@ class UpgradeOptions(PlaceOptions):
 @app.command("upgrade")
 @options.command
 def upgrade(*, given: UpgradeOptions) -> int:
-    """Upgrade a server's database to this version of cetool, after a backup.
+    """Upgrade a server's database to this version, after a backup.
 
     `cetool serve` does the same when it starts.
     """

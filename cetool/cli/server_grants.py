@@ -39,7 +39,7 @@ class AddOptions(Changing):
 @grant.command("add")
 @options.command
 def add_grant(
-    role: Annotated[str, typer.Argument(metavar="ROLE", help="viewer, contributor, editor or admin.")],
+    role: Annotated[str, typer.Argument(metavar="ROLE", help="Viewer, contributor, editor or admin.")],
     pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="On these environments: team/*, team/gpu-*, */*.")],
     *,
     given: AddOptions,
