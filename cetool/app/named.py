@@ -161,9 +161,11 @@ def find_on_servers(named: Named, world: World, reporter: Reporter, platform: st
         except CetoolError as error:
             if error.code not in ("not-found", "environment-not-found", "not-allowed", "server-unreachable"):
                 raise
-            if error.code != "server-unreachable":
-                what = f"{pinned.shown} has no environment {named}: {error.message}"
+            if error.code == "not-found":
+                what = f"{pinned.shown} has no environment {named}, or does not show it to you"
                 error = error.but(message=what, code="environment-not-found")
+            elif error.code != "server-unreachable":
+                error = error.but(message=f"{pinned.shown}: {error.message}", code="environment-not-found")
             missing = missing or error
             continue
         if platform == world.platform and (needs := lacking(found.record, (), world.engine_environ)):

@@ -185,8 +185,9 @@ class OnServer:
         return Requested(int(told["build"]), bool(told.get("created", True)), told.get("environment"), told)
 
     def wait(self, number: int, what: str) -> Any:
-        """Show a build's progress until it ends, and return it. Raises CetoolError if it fails, with the end of its
-        log.
+        """Show a build's progress until it ends, and return it.
+
+        Raises CetoolError if it fails, with the end of its log.
         """
         with self.reporter.progress() as progress:
             progress.stage(f"Building {what}")

@@ -426,7 +426,7 @@ def test_the_audit_table_says_who_changed_what(admin: Visitor, viewer: Visitor) 
     page = admin.send(admin.get("/audit"), "/audit", who="admin", about="team/analysis")
     assert "describe" in page.text
     refused = viewer.get("/audit")
-    assert refused.status == 403 and "vera lacks the right" in refused.text
+    assert refused.status == 403 and "vera is not an administrator" in refused.text
 
 
 # --- all pages --------------------------------------------------------------------------------------------------------

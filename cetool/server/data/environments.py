@@ -228,7 +228,10 @@ def rollback(tx: sa.Connection, space: str, name: str, *, by: str, version: int 
     before = previous(tx, found)
     if before is None:
         raise CetoolError(
-            f"{space}/{name} has no earlier build", code="conflict", about=f"{space}/{name}", hint="Choose a build."
+            f"{space}/{name} has no earlier build that can be used",
+            code="conflict",
+            about=f"{space}/{name}",
+            hint="Let it use one of its completed builds instead.",
         )
     return use(tx, space, name, Move(before, "rollback", by))
 

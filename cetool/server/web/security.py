@@ -37,10 +37,15 @@ router = APIRouter(include_in_schema=False)
 # --- who sends a request ----------------------------------------------------------------------------------------------
 
 
+def server_of(connection: HTTPConnection) -> Server:
+    """Return the server that answers a request."""
+    found: Server = connection.app.state.server
+    return found
+
+
 def login_of(connection: HTTPConnection) -> Login:
     """Return what authenticates requests."""
-    server: Server = connection.app.state.server
-    return server.login
+    return server_of(connection).login
 
 
 def principal(request: Request) -> Principal:
@@ -63,7 +68,21 @@ def principal(request: Request) -> Principal:
     return found
 
 
-#: The parameter of a route that needs to know who asks.
+def known(request: Request) -> Principal:
+    """Return who sends a request. Raises CetoolError (401) for a request without a token that has no rights."""
+    found = principal(request)
+    if not found.authenticated and not found.grants:
+        raise access.refused(found, "this request")
+    return found
+
+
+async def _server(request: Request) -> Server:
+    return server_of(request)  # in the event loop: a thread would cost more than this
+
+
+#: The parameters of routes: the server, who asks, and the same for routes that need a right.
+Here = Annotated[Server, Depends(_server)]
+Known = Annotated[Principal, Depends(known)]
 Who = Annotated[Principal, Depends(principal)]
 
 

@@ -15,12 +15,11 @@ from fastapi.routing import APIRoute
 
 from cetool.base.errors import CetoolError
 from cetool.server.access import Principal, allows
-from cetool.server.server import Server
 from cetool.server.web.errors import RequestError, headers_of
-from cetool.server.web.security import Who
+from cetool.server.web.security import Here, Who
 from cetool.server.web.urls import place_of
 
-__all__ = ["Who"]
+__all__ = ["Here", "Who"]
 
 #: The version of conda-store whose API this is.
 VERSION = "2025.2.2"
@@ -28,15 +27,6 @@ VERSION = "2025.2.2"
 PAGE_SIZE, ALL = 100, 10_000
 #: The largest number of a row in SQLite.
 LAST_ID = 2**63 - 1
-
-
-async def _server(request: Request) -> Server:
-    server: Server = request.app.state.server
-    return server
-
-
-#: A parameter of handlers.
-Here = Annotated[Server, Depends(_server)]
 
 
 def ok(data: Any, message: str | None = None, **more: Any) -> Response:

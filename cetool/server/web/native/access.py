@@ -21,6 +21,7 @@ from cetool.server.web.native import schemas
 from cetool.server.web.native.routes import (
     PAGE,
     Api,
+    Body,
     Cursor,
     Here,
     Known,
@@ -31,7 +32,7 @@ from cetool.server.web.native.routes import (
     server_of,
     when,
 )
-from cetool.server.web.native.tokens import Body, GrantBody
+from cetool.server.web.native.tokens import GrantBody
 
 router = Api(tags=["access"])
 _SPACE = "/cetool/1/namespaces/{namespace}/grants"

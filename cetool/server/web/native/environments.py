@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.responses import Response
 
 from cetool.server import changing
@@ -21,6 +21,7 @@ from cetool.server.web.native.routes import (
     MOST,
     PAGE,
     Api,
+    Body,
     Cursor,
     Here,
     Known,
@@ -39,25 +40,22 @@ router = Api(tags=["environments"])
 _ONE = "/cetool/1/environments/{namespace}/{name}"
 
 
-class Description(BaseModel):
+class Description(Body):
     """What can be changed of an environment."""
 
-    model_config = ConfigDict(extra="forbid")
     description: str = Field(max_length=10_000)
 
 
-class Use(BaseModel):
+class Use(Body):
     """The build that an environment is to point to."""
 
-    model_config = ConfigDict(extra="forbid")
     build: int = Field(ge=1, le=MOST)
     note: str | None = Field(None, max_length=1000)
 
 
-class NewName(BaseModel):
+class NewName(Body):
     """The new name of an environment."""
 
-    model_config = ConfigDict(extra="forbid")
     name: str = Field(min_length=1, max_length=255)
 
 

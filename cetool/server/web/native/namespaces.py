@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.responses import Response
 
 from cetool.server import changing
@@ -18,7 +18,7 @@ from cetool.server.policies import policy_of
 from cetool.server.web import security
 from cetool.server.web.errors import RequestError
 from cetool.server.web.native import schemas
-from cetool.server.web.native.routes import Api, Here, Known, Name, Part, reply, when
+from cetool.server.web.native.routes import Api, Body, Here, Known, Name, Part, reply, when
 
 router = Api(tags=["namespaces"])
 _ONE = "/cetool/1/namespaces/{namespace}"
@@ -29,25 +29,22 @@ _LEVELED = (
 )
 
 
-class NewNamespace(BaseModel):
+class NewNamespace(Body):
     """A namespace that is to be created."""
 
-    model_config = ConfigDict(extra="forbid")
     name: str = Field(min_length=1, max_length=255)
     metadata: dict[str, Any] = Field(default_factory=dict, max_length=1000)
 
 
-class Metadata(BaseModel):
+class Metadata(Body):
     """What can be changed of a namespace."""
 
-    model_config = ConfigDict(extra="forbid")
     metadata: dict[str, Any] = Field(max_length=1000)
 
 
-class SettingChanges(BaseModel):
+class SettingChanges(Body):
     """Settings that are to be changed; null removes one, so that the level above applies."""
 
-    model_config = ConfigDict(extra="forbid")
     settings: dict[str, Any]
 
 

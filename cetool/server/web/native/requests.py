@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from starlette.responses import Response
 
 from cetool.base.codec import FieldError, decode
@@ -18,7 +18,7 @@ from cetool.server.submitting import Submission, rebuild, submit, upload
 from cetool.server.web import security
 from cetool.server.web.errors import RequestError
 from cetool.server.web.native import schemas
-from cetool.server.web.native.routes import Api, Here, Known, Number, reply
+from cetool.server.web.native.routes import Api, Body, Here, Known, Number, reply
 from cetool.server.web.urls import path, segment
 
 router = Api(tags=["requests"])
@@ -26,10 +26,9 @@ _Text = Annotated[str, Field(min_length=1, max_length=255)]
 _Spec = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
-class Asked(BaseModel):
+class Asked(Body):
     """A request for an environment: a text, or match specs."""
 
-    model_config = ConfigDict(extra="forbid")
     #: Default: yours.
     namespace: _Text | None = None
     #: None for a build without an environment.
@@ -54,10 +53,9 @@ class Asked(BaseModel):
         return self
 
 
-class Solution(BaseModel):
+class Solution(Body):
     """What a client solved for a specification, on one platform."""
 
-    model_config = ConfigDict(extra="forbid")
     #: Default: yours.
     namespace: _Text | None = None
     #: The canonical specification, as the signed record has it.

@@ -9,43 +9,27 @@ from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request
+from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from cetool.base.errors import CetoolError
-from cetool.server.access import Principal, refused
 from cetool.server.data.paging import Cut
-from cetool.server.server import Server
-from cetool.server.web import security
 from cetool.server.web.errors import PROBLEM
+from cetool.server.web.security import Here, Known, known, server_of
+
+__all__ = ["Api", "Body", "Here", "Known", "known", "server_of"]
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
 #: Numbers that the database can store.
 MOST = 2**63 - 1
 #: Items of a page, unless the client asks for fewer or more.
-_PAGE, _LARGEST_PAGE = 100, 1000
+PAGE, _LARGEST_PAGE = 100, 1000
 
 
-def server_of(request: Request) -> Server:
-    """Return the server that answers a request."""
-    found: Server = request.app.state.server
-    return found
-
-
-def known(request: Request) -> Principal:
-    """Return who sends a request. Raises CetoolError (401) for a request without a token that has no rights."""
-    found = security.principal(request)
-    if not found.authenticated and not found.grants:
-        raise refused(found, "this request")
-    return found
-
-
-Here = Annotated[Server, Depends(server_of)]
-Known = Annotated[Principal, Depends(known)]
 Number = Annotated[int, Path(ge=1, le=MOST)]
 Name = Annotated[str, Path(min_length=1, max_length=255)]
 Limit = Annotated[int, Query(ge=1, le=_LARGEST_PAGE, description="The most items of the answer.")]
 Cursor = Annotated[str | None, Query(max_length=2000, description="The `next` of the previous page.")]
-PAGE = _PAGE
 
 
 def _part(limit: Limit = PAGE, cursor: Cursor = None) -> Cut:
@@ -53,6 +37,12 @@ def _part(limit: Limit = PAGE, cursor: Cursor = None) -> Cut:
 
 
 Part = Annotated[Cut, Depends(_part)]
+
+
+class Body(BaseModel):
+    """The body of a request; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class Api(APIRouter):

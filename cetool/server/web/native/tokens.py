@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, Field
 from starlette.responses import Response
 
 from cetool.server import access, granting
@@ -14,16 +14,10 @@ from cetool.server.data.tokens import Token
 from cetool.server.granting import AskedToken
 from cetool.server.web import security
 from cetool.server.web.native import schemas
-from cetool.server.web.native.routes import Api, Here, Known, Number, reply, when
+from cetool.server.web.native.routes import Api, Body, Here, Known, Number, reply, when
 
 router = Api(tags=["access"])
 _TOKEN = "/cetool/1/tokens/{number}"
-
-
-class Body(BaseModel):
-    """The body of a request; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class GrantBody(Body):

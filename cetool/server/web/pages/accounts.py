@@ -47,7 +47,7 @@ def _tokens_page(
     form: Form | None = None,
 ) -> Response:
     if not who.authenticated:
-        raise access.refused(who, "a list of tokens")
+        raise access.refused(who, "this page")
     administrator = is_administrator(who)
     with request.app.state.server.database.read() as tx:
         found = granting.visible_tokens(tx, who, everything=everyone and administrator, ended=True)

@@ -8,27 +8,14 @@ from fastapi import Depends, Path, Query, Request
 from starlette.datastructures import FormData, UploadFile
 
 from cetool.base.errors import CetoolError
-from cetool.server.access import Principal, refused
-from cetool.server.server import Server
-from cetool.server.web import security
+from cetool.server.web.security import Here, Known, server_of
+
+__all__ = ["Here", "Viewer"]
 
 #: Items on a page.
 PAGE = 50
 #: Fields and files of a form; its size is limited for every request.
 _FIELDS, _FILES = 200, 2
-
-
-def _server(request: Request) -> Server:
-    found: Server = request.app.state.server
-    return found
-
-
-def _viewer(request: Request) -> Principal:
-    """Return who asks. Raises CetoolError (401) for a request without any right."""
-    found = security.principal(request)
-    if not found.authenticated and not found.grants:
-        raise refused(found, "this page")
-    return found
 
 
 class Form:
@@ -73,13 +60,12 @@ class Form:
 
 
 async def _form(request: Request) -> Form:
-    server = _server(request)
-    most = server.config.body_size
+    most = server_of(request).config.body_size
     return Form(await request.form(max_files=_FILES, max_fields=_FIELDS, max_part_size=most))
 
 
-Here = Annotated[Server, Depends(_server)]
-Viewer = Annotated[Principal, Depends(_viewer)]
+#: Who asks, and has a right or is logged in.
+Viewer = Known
 Posted = Annotated[Form, Depends(_form)]
 #: The number of a page of a list.
 PageNumber = Annotated[int, Query(ge=1, le=10**6)]

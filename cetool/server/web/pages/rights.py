@@ -47,7 +47,7 @@ def _access_page(
     form: Form | None = None,
 ) -> Response:
     if not who.authenticated:
-        raise access.refused(who, "the page of access")
+        raise access.refused(who, "this page")
     server = request.app.state.server
     user, namespace, environment = asked
     place = namespace or who.namespace
