@@ -261,7 +261,8 @@ class Checks:
 
     def _archives(self) -> Iterator[Problem]:
         """Each kept archive has the digest that is its name."""
-        paths = sorted(archives_below(self.config.data))
+        # others are being written, or were when a builder was killed
+        paths = sorted(path for path in archives_below(self.config.data) if len(path.name) == 64)
         for done, path in enumerate(paths):
             self.progress("archives", done, len(paths))
             try:

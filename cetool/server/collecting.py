@@ -105,10 +105,10 @@ def collect(
     """Collect; with ``everything``, also what was used lately. Raises CetoolError."""
     config = place.config
     kept = 0.0 if everything else config.keep_unused_for
-    collection = Collection(Policy(older_than=kept), dry_run=dry_run, watch=watch)
+    fresh = max(kept, _FRESH)
+    collection = Collection(Policy(older_than=fresh), dry_run=dry_run, watch=watch)
     builds, free = _expire(place, dry_run=dry_run)
     collection.collect(_Environments(place, free, kept), _Logs(place))
-    fresh = max(kept, _FRESH)
     collection.collect(_Artifacts(place, free, fresh), _Archives(place, fresh))
     # the directory of logs also has those of builds, which have an age of their own
     logs, scratch = place.store.paths.logs, config.data / "scratch"

@@ -352,7 +352,11 @@ KEYS = {
     "keep-builds": Key(_count(1, 1_000_000), "number", "How many completed builds of an environment are kept."),
     "keep-builds-for": Key(_duration(0), _DURATION, "How long other builds are kept."),
     "keep-logs-for": Key(_duration(0), _DURATION, "How long logs of deleted builds are kept."),
-    "keep-unused-for": Key(_duration(0), _DURATION, "How long an environment on disk without a name is kept."),
+    "keep-unused-for": Key(
+        _duration(0),
+        _DURATION,
+        "How long downloads, archives and environments without a name are kept that nothing needs.",
+    ),
     "upload": Key(_flag, _TRUTH, "Whether clients may upload locks that they solved."),
     "default-platforms": Key(_platforms, _LIST, "The platforms of a request that names none."),
     "default-namespace": Key(_namespace, "name", "The namespace of requests by users without one of their own."),

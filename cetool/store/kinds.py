@@ -272,6 +272,9 @@ class _Packages(_InCache):
             else:
                 yield Removable(path, newest, size)
 
+    def used(self, item: Removable) -> float | None:
+        return max(item.used or 0.0, item.path.lstat().st_mtime)
+
     def tidy(self) -> None:
         for path in _entries(self.directory):
             with contextlib.suppress(OSError):

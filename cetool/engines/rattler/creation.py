@@ -106,6 +106,8 @@ class Creation:
         checked = self._checked(client)
         with self.pulse.watched():
             await checked.have(packages, {each.stem: each.size or 0 for each in packages}, whole=link)
+        # kept until another process links them
+        note_use(checked.cache, (package.stem for package in packages))
         records = [record_in(checked.cache, package) for package in packages]
         if link:
             await self._install(records, checked, client, subdir)
