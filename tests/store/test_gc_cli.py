@@ -336,7 +336,7 @@ def test_gc_removes_packages_without_environment_by_age_and_on_request(home: Hom
     assert freed(home, "--packages", "--older-than", "1h") == (0, 0)
     assert freed(home, "--packages", "--dry-run")[0] == 1
     done = home.cetool("gc", "--packages")
-    assert done.stderr.startswith("Removed 1 downloaded package (")
+    assert done.stderr.startswith("Removed 1 downloaded package")
     assert kept_packages(home) == {"many-files"}
     assert len(environments(home)) == 1
 
