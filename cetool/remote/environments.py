@@ -64,7 +64,7 @@ def find_named(connection: Connection, pinned: Pinned, named: Named, platform: s
     """Return what a name means on a server, and keep it. Raises CetoolError."""
     build = current_build(connection, named)
     envelope = connection.request("GET", f"/builds/{build}/record/{platform}").read().decode("utf-8", "replace")
-    record = checked(envelope, pinned, platform, None)
+    record = _of_name(envelope, pinned, named, platform)
     known.keep(answer_key(pinned.url, platform, f"name:{named}"), str(build), envelope)
     return Found(build, record, envelope)
 
@@ -74,4 +74,16 @@ def kept_named(pinned: Pinned, named: Named, platform: str, known: KnownAnswers)
     build, envelope = known.find(answer_key(pinned.url, platform, f"name:{named}"))
     if not envelope or not build.isdecimal():
         return None
-    return Found(int(build), checked(envelope, pinned, platform, None), envelope)
+    return Found(int(build), _of_name(envelope, pinned, named, platform), envelope)
+
+
+def _of_name(envelope: str, pinned: Pinned, named: Named, platform: str) -> BuildRecord:
+    """Return the record in an envelope, which must be signed for an environment of this name. Raises CetoolError."""
+    record = checked(envelope, pinned, platform, None)
+    if record.environment != named.place:
+        raise CetoolError(
+            f"{pinned.shown}: its answer is about {record.environment or 'no environment'}, not about {named.place}",
+            code="server-untrusted",
+            about=pinned.url,
+        )
+    return record

@@ -31,13 +31,13 @@ STATUSES = {
     "host-refused": 421,
     "rate-limited": 429,
     "database-busy": 503,
-    "server-stopping": 503,
     "disk-full": 507,
     # faults of the server, not of the request
     **dict.fromkeys(("failed", "defect", "cache-unusable", "cache-not-writable", "owner-unsafe"), 500),
-    **dict.fromkeys(("file-lock-failed", "usage-log-unusable", "write-failed", "database-unusable"), 500),
+    **dict.fromkeys(("file-lock-failed", "usage-log-unusable", "write-failed", "build-crashed"), 500),
+    **dict.fromkeys(("database-damaged", "database-outdated", "database-newer", "server-key-unusable"), 500),
 }
-_RETRY_AFTER = {"database-busy": 1, "rate-limited": 10, "server-stopping": 5}
+_RETRY_AFTER = {"database-busy": 1, "rate-limited": 10}
 #: How a part of the server writes an error: the request, the error, and the status of its code.
 OnError = Callable[[Request, CetoolError, int], Response]
 
