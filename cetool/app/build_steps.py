@@ -185,7 +185,10 @@ def _locks(request: BuildRequest, world: World, progress: Telling, confined: boo
         wanted = world.request(wish.spec, log=request.scratch / "solve.log")
         asked.append((wanted._replace(platform=wish.platform), before))
     resolve = resolver_apart(world, request.scratch) if confined else PypiSolver.solve
-    solved = solve_locks(asked, progress, Hold(OWN, own_process=True), resolve=resolve) if asked else []
+    # a client that installs with uv needs no pip
+    with_pip = all(before is None or any(each.name == "pip" for each in before.conda) for _, before in asked)
+    hold = Hold(OWN, own_process=True)
+    solved = solve_locks(asked, progress, hold, with_pip=with_pip, resolve=resolve) if asked else []
     known |= {locked.platform: locked for locked in solved}
     return [known[wish.platform] for wish in request.platforms]
 

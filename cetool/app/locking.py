@@ -271,6 +271,8 @@ def _solved(
             terms = Terms(source.identity, refresh=wish.update_all, platform=platform)
             spec = to_be_locked(spec, needs, terms, world, reporter, consent)
         wanted.append((world.request(spec)._replace(platform=platform), kept))
+    if len(wanted) > 1:  # all at the same time
+        progress.count(0, len(wanted), "platform")
     solved = solve_locks(wanted, progress, hold)
     found = [locked._replace(request=needs.digest) for locked, needs in zip(solved, asked.values(), strict=True)]
     moment = newest or next(iter(resolved.values()), None)
