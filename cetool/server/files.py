@@ -46,6 +46,8 @@ class Files:
     data: Path
     #: The environments.
     store: Store
+    #: Set while a link could not be written, as on a full disk: builders repair the links as soon as that works.
+    behind: threading.Event = field(default_factory=threading.Event, repr=False)
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _numbers: itertools.count[int] = field(default_factory=itertools.count, repr=False)
 
@@ -89,7 +91,7 @@ class Files:
     def follow(self, database: Database, space: str, name: str) -> None:
         """Make the link of an environment agree with the database; call it after the change is committed.
 
-        Raises CetoolError if the link cannot be written: the next start repairs it.
+        Raises CetoolError if the link cannot be written: builders try again, and the next start repairs it.
         """
         with self._turn, self._writing():
             with database.read() as tx:
@@ -104,7 +106,9 @@ class Files:
                 wanted = {(row.space, row.name): row.realization for row in tx.execute(_CURRENT)}
             present = set(self._present())
             places = sorted(present | wanted.keys())
-            return sum(self._point(space, name, wanted.get((space, name))) for space, name in places)
+            changed = sum(self._point(space, name, wanted.get((space, name))) for space, name in places)
+            self.behind.clear()
+            return changed
 
     def _present(self) -> Iterable[tuple[str, str]]:
         for space in _listed(self.names):
@@ -156,11 +160,12 @@ class Files:
         try:
             yield
         except OSError as error:
+            self.behind.set()
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise CetoolError(
                 f"cannot write below {self.names}: {error.strerror or error}",
                 code="disk-full" if full else "cache-not-writable",
-                hint="The server repairs its links at its next start.",
+                hint="The server tries again until that works.",
             ) from None
 
 

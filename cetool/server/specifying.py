@@ -13,6 +13,7 @@ from typing import Any
 from cetool.app.deciding import dated
 from cetool.base.codec import sha256_of
 from cetool.base.errors import CetoolError, MetadataError
+from cetool.base.limits import ENVIRONMENT_FILE, LOCK, SCRIPT, in_words
 from cetool.base.text import nearest, printable
 from cetool.base.urls import strip_credentials
 from cetool.declare.blocks import find_block
@@ -30,8 +31,10 @@ from cetool.server.policies import NOWHERE, Policy
 
 _PACKAGES = re.compile(r"^packages:", re.MULTILINE)
 _DEPENDENCIES = re.compile(r"^dependencies[ \t]*:", re.MULTILINE)
-#: The most platforms of a request.
-_MOST = 12
+#: The most platforms of a request, and of each of its lists: packages, PyPI packages, channels, variables.
+_MOST, _LONGEST_LIST = 12, 1000
+#: The most characters of a text by its kind. Reading takes time in proportion, which other requests wait for.
+_LONGEST = {"environment-yaml": ENVIRONMENT_FILE // 4, "specs": ENVIRONMENT_FILE // 4, "script": SCRIPT, "lock": LOCK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ def specifications(
             about="kind",
             hint=f"The kinds are {', '.join(KINDS)}.",
         )
+    _check_length(declared)
     found = {}
     with sent_text():
         if declared.kind == "lock":
@@ -83,6 +87,17 @@ def specifications(
     for spec in found.values():
         policy.check(spec)
     return found
+
+
+def _check_length(declared: Declared) -> None:
+    longest = _LONGEST[declared.kind]
+    if len(declared.text) > longest:
+        raise CetoolError(
+            f"the text is larger than {in_words(longest)}",
+            code="too-large",
+            about="text",
+            hint="Ask for the packages that you need; their dependencies come by themselves.",
+        )
 
 
 def _requirements(declared: Declared, platform: str) -> Requirements:
@@ -109,6 +124,11 @@ def _specified(
 ) -> EnvironmentSpec:
     channels = policy.default_channels if needs.needs_configured else ()
     spec = dated(EnvironmentSpec.of(needs, default_channels=channels, virtual_packages=virtual), needs)
+    lists = {"packages": spec.packages, "PyPI packages": spec.pypi, "channels": spec.channels}
+    for what, listed in {**lists, "variables": spec.variables}.items():
+        if len(listed) > _LONGEST_LIST:
+            problem = f"the request names {len(listed)} {what}; up to {_LONGEST_LIST} are allowed"
+            raise CetoolError(problem, code="too-large", about=what)
     if not spec.packages and not spec.pypi:
         raise MetadataError(
             "the request names no packages",

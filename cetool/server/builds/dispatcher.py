@@ -121,6 +121,8 @@ class LocalDispatcher:
                 seen = self._news
             try:
                 server.counts.beat(part, 2 * server.config.build_timeout)
+                if server.files.behind.is_set():
+                    server.files.repair(server.database)
                 while self._waiting() and not self._stopping and worker.build_next():
                     self.wake()  # another build may have waited for this one
                 pause = _LOOK

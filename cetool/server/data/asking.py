@@ -26,7 +26,7 @@ class Asked:
 def ask(tx: sa.Connection, new: NewBuild) -> Asked:
     """Return the build for a request: an existing one, one that is completed at once, or one in the queue.
 
-    - The environment's current build has this request: that build.
+    - The environment's current build has this request: that build. Without an environment, any build that has it.
     - A build with this request waits or runs for this environment: that build.
     - The request has an answer on all platforms: a new row, completed at once, that moves the environment.
     - Otherwise a new row in the queue. It is completed together with any other build of the same request.
@@ -82,14 +82,14 @@ def add_build(tx: sa.Connection, new: NewBuild) -> int:
 
 
 def _current(tx: sa.Connection, new: NewBuild) -> int | None:
-    """Return the environment's current build if it has this request and can be used."""
+    """Return the environment's current build, or the namespace's last without one, if it has this request."""
+    chosen = sa.select(build.c.id).where(build.c.request == new.request, build.c.deleted.is_(None))
     if new.environment_id is None:
-        return None
-    chosen = (
-        sa.select(build.c.id)
-        .join(environment, environment.c.build_id == build.c.id)
-        .where(environment.c.id == new.environment_id, build.c.request == new.request, build.c.deleted.is_(None))
-    )
+        here = (build.c.namespace_id == new.namespace_id, build.c.environment_id.is_(None))
+        chosen = chosen.where(*here, build.c.status == "COMPLETED").order_by(build.c.id.desc()).limit(1)
+    else:
+        source = environment.join(build, environment.c.build_id == build.c.id)
+        chosen = chosen.select_from(source).where(environment.c.id == new.environment_id)
     number = tx.scalar(chosen)
     if number is None or answers_to(tx, new.platforms, new.realize) is None:
         return None

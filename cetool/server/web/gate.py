@@ -39,7 +39,7 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 #: Characters of a path and its query.
 _LONGEST = 16 << 10
 #: Bytes of a body without a token, of one that a thread checks, and of all bodies that arrive at once.
-_UNKNOWN, _LARGE, _ALL = 100 << 10, 256 << 10, 256 << 20
+_UNKNOWN, _LARGE, _ALL = 100 << 10, 256 << 10, 96 << 20
 #: Larger bodies than this are not read at all: the connection is closed.
 _DISCARDED = 64 << 20
 #: Seconds in which the next part of a body has to arrive, and all of it.
@@ -170,23 +170,25 @@ class Gate:
 
     async def _read(self, receive: Receive, limit: int) -> bytes | None:
         """Return a whole body; None if the client has left. Raises CetoolError if it, or all at once, are too large."""
-        body = bytearray()
+        parts: list[bytes] = []  # one that grows would be copied again and again, and leave holes in the memory
+        size = 0
         try:
             while True:
                 message = await asyncio.wait_for(receive(), _PATIENCE)
                 if message["type"] == "http.disconnect":
                     return None
-                part = message.get("body", b"")
-                body += part
-                self._arriving += len(part)
-                if len(body) > limit:
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                self._arriving += len(parts[-1])
+                if size > limit:
                     raise _too_large(limit)
-                if self._arriving > _ALL:
+                if self._arriving > max(_ALL, 2 * self._limit):
                     raise CetoolError("the server receives too much at once", code="rate-limited", hint="Try again.")
                 if not message.get("more_body"):
-                    return bytes(body)
+                    return b"".join(parts)
         finally:
-            self._arriving -= len(body)
+            self._arriving -= size
+            parts.clear()  # an error would keep them with its traceback
 
     # --- the answer ---------------------------------------------------------------------------------------------------
 
