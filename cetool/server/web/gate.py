@@ -99,7 +99,7 @@ class Gate:
         if answer.status is not None:
             return  # uvicorn closes the connection of an answer that is not complete
         response = self._on_error(Request(scope), error, status_of(error))
-        if error.code in ("too-large", "request-late"):
+        if error.code in ("too-large", "request-late", "rate-limited"):
             response.headers["Connection"] = "close"
         await response(scope, _nothing, answer.send)
 
@@ -182,7 +182,7 @@ class Gate:
                 self._arriving += len(parts[-1])
                 if size > limit:
                     raise _too_large(limit)
-                if self._arriving > max(_ALL, 2 * self._limit):
+                if size > _LARGE and self._arriving > max(_ALL, 2 * self._limit):  # small ones find room
                     raise CetoolError("the server receives too much at once", code="rate-limited", hint="Try again.")
                 if not message.get("more_body"):
                     return b"".join(parts)
