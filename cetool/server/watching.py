@@ -284,7 +284,9 @@ def _name_in(text: str, path: str) -> str:
     if root is None or root.kind == "nothing":
         raise CetoolError("the file is empty", code="environment-file-malformed", where=Location(path))
     named = root.as_mapping("the environment file").get("name")
-    return stem if named is None or named.kind == "nothing" else named.text.strip() or stem
+    if named is None or named.kind == "nothing":
+        return stem
+    return named.text if named.kind == "number" else named.as_text("name").strip()
 
 
 def _principal(namespace: str) -> Principal:

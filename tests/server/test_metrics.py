@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client.metrics_core import Metric
@@ -10,6 +12,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from support.home import Home
 from support.serving import RunningServer, running_server
+
+from cetool.server.metrics import COUNTERS, GAUGES
 
 PROMETHEUS = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 OLD_PROMETHEUS = "text/plain;version=0.0.4"
@@ -39,6 +43,23 @@ def test_each_metric_has_help_and_a_type(server: RunningServer) -> None:
     found = families(text)
     assert len(found) > 20
     assert [each.name for each in found if not each.documentation or each.type == "unknown"] == []
+
+
+def test_the_reference_lists_each_metric_with_its_type_and_labels(server: RunningServer) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/reference/server-metrics.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(cetool_\w+)` \| (\w+) \| (.*?) \|", page, re.MULTILINE)
+    listed = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    server.get(f"/cetool/1/answers/linux-64/{'0' * 64}")
+    found = families(server.get("/metrics", token=None, headers={"Accept": OLD_PROMETHEUS}).text)
+    assert {each.name for each in found if each.name.startswith("cetool_")} - listed.keys() == set()
+    for each in found:
+        if each.name in listed:
+            labels = {label for sample in each.samples for label in sample.labels} - {"le"}
+            assert each.type == listed[each.name][0] and labels <= listed[each.name][1], each.name
+        elif each.name.startswith("conda_store_"):
+            assert f"`{each.name}`" in page
+    known = {f"cetool_{name}" for name in (*COUNTERS, *GAUGES)}
+    assert known <= listed.keys()
 
 
 def test_prometheus_gets_openmetrics_if_it_asks(server: RunningServer) -> None:
