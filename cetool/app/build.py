@@ -9,7 +9,6 @@ imports and a single thread, and the next build starts at once. It watches what 
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import json
 import os
@@ -40,7 +39,7 @@ from cetool.base.confining import (
     limit,
     unavailable,
 )
-from cetool.base.errors import CetoolError, EngineError, Interrupted
+from cetool.base.errors import CetoolError, EngineError, Interrupted, is_disk_full
 from cetool.base.urls import scrub
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.package import Package, PypiPackage
@@ -381,7 +380,7 @@ def _defect(error: Exception) -> CetoolError:
 
 
 def _cannot_write(error: OSError) -> CetoolError:
-    code = "disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "cache-not-writable"
+    code = "disk-full" if is_disk_full(error) else "cache-not-writable"
     return CetoolError(f"cannot write on the server's disk: {error.strerror or error}", code=code)
 
 

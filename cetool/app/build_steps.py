@@ -219,9 +219,7 @@ def _identity(package: Package | PypiPackage) -> tuple[str, ...]:
 
 
 def _as_json(locked: PlatformLock, engine: str) -> dict[str, Any]:
-    needs = {text for package in locked.conda for text in package.depends if text.startswith("__")}
-    content = encode(Packages(locked.conda, locked.pypi))
-    return {**content, "digest": locked.digest, "requires": sorted(needs), "engine": engine}
+    return {**encode(Packages(locked.conda, locked.pypi)), "engine": engine}
 
 
 def _fetch(request: BuildRequest, exact: EnvironmentSpec, world: World, progress: Telling, tell: Tell) -> None:

@@ -7,6 +7,7 @@ by ``code`` (:data:`CODES`); messages may change at any time.
 
 from __future__ import annotations
 
+import errno
 from typing import Any, TypeVar
 
 from cetool.base.values import Value
@@ -238,6 +239,11 @@ class CetoolError(Exception):
             "hint": self.hint,
             "status": self.exit_status,
         }
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Return whether the reason is a full disk, or a quota that is used up."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class UsageError(CetoolError):

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from cetool.base.errors import StoreError
+from cetool.base.errors import StoreError, is_disk_full
 
 _OPEN_TO_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 #: The number of symbolic links that Linux follows on one path.
@@ -122,7 +122,7 @@ def make_private_dirs(path: Path, *, shared: bool = False) -> None:
             _make(directory, shared=shared)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = is_disk_full(error)
         hint = "Free some space, or set CETOOL_CACHE_DIR to a directory on another disk."
         hint = hint if full else owner_note(directory.parent) + _CHOOSE
         raise StoreError(

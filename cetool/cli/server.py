@@ -10,20 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cetool.base.durations import format_size
-from cetool.base.errors import EXIT_FAILURE, CetoolError
+from cetool.base.errors import EXIT_FAILURE
 from cetool.base.text import counted
 from cetool.cli import options
 from cetool.cli.options import option
 from cetool.cli.output import print_json, print_line
-from cetool.cli.serve import require_extra
 from cetool.cli.server_grants import grant
-from cetool.cli.server_tokens import Place, token
+from cetool.cli.server_tokens import Place, config_of, token
 from cetool.cli.server_users import explain_access, user
 from cetool.cli.voice import Voice
 
 if TYPE_CHECKING:  # each command imports what it needs: the extra may be missing
     from cetool.server.collecting import Result
-    from cetool.server.config import ServerConfig
 
 #: Schemas of ``--json``; incompatible changes increment them.
 CHECK_SCHEMA, GC_SCHEMA = "cetool.server-check/1", "cetool.server-gc/1"
@@ -45,21 +43,6 @@ class PlaceOptions(options.Output, Place):
         verbosity = "quiet" if self.quiet else "verbose" if self.verbose else "normal"
         return Voice(verbosity, os.environ)
 
-    def load(self, *, existing: bool = True) -> ServerConfig:
-        """Return the server's configuration. Raises CetoolError if there is no server's data, unless not required."""
-        require_extra()
-        from cetool.server.config import load_config
-
-        config = load_config(self.config, {"data": self.data}, os.environ)
-        if existing and not config.database.exists():
-            raise CetoolError(
-                f"{config.data} is not the data directory of a server",
-                code="not-found",
-                about=str(config.data),
-                hint="Name the data directory of `cetool serve` with `--data`, or its configuration with `--config`.",
-            )
-        return config
-
 
 @dataclass(frozen=True)
 class CheckOptions(PlaceOptions):
@@ -75,7 +58,7 @@ def check(*, given: CheckOptions) -> int:
 
     The server may run meanwhile. The exit status is 1 if there are problems.
     """
-    config, voice = given.load(), given.voice
+    config, voice = config_of(given), given.voice
     from cetool.server.checking import Checks, concluded, watch_problems
     from cetool.server.data.database import Database
     from cetool.server.server import world_of
@@ -122,7 +105,7 @@ def gc(*, given: CollectOptions) -> None:
 
     The server does this every hour by itself, and may run meanwhile. Nothing in use is removed.
     """
-    config, voice = given.load(), given.voice
+    config, voice = config_of(given), given.voice
     from cetool.server.collecting import Place, collect
     from cetool.server.data.database import Database
     from cetool.server.server import world_of
@@ -163,7 +146,7 @@ def backup(file: _File, *, given: BackupOptions) -> None:
 
     The server may run meanwhile. Environments and packages are not in the file: they are created again from locks.
     """
-    config, voice = given.load(), given.voice
+    config, voice = config_of(given), given.voice
     from cetool.server.config import config_file
     from cetool.server.data.backing import back_up
 
@@ -175,7 +158,7 @@ def backup(file: _File, *, given: BackupOptions) -> None:
 @options.command
 def restore(file: _File, *, given: BackupOptions) -> None:
     """Restore a backup into an empty data directory."""
-    config, voice = given.load(existing=False), given.voice
+    config, voice = config_of(given, existing=False), given.voice
     from cetool.server.data.backing import restore as restored
 
     done = restored(file, config.data)
@@ -197,7 +180,7 @@ def upgrade(*, given: UpgradeOptions) -> int:
 
     `cetool serve` does the same when it starts.
     """
-    config, voice = given.load(), given.voice
+    config, voice = config_of(given), given.voice
     from cetool.server.data.directory import held
     from cetool.server.data.upgrading import pending
     from cetool.server.data.upgrading import upgrade as upgraded

@@ -70,21 +70,29 @@ On = Annotated[
 ]
 
 
-@contextlib.contextmanager
-def opened(given: Place, *, write: bool) -> Iterator[tuple[Connection, ServerConfig]]:
-    """Open a transaction in the server's database, which may be running. Raises CetoolError if there is none."""
+def config_of(given: Place, *, existing: bool = True) -> ServerConfig:
+    """Return the server's configuration. Raises CetoolError if there is no server's data, unless not required."""
     require_extra()
     from cetool.server.config import load_config  # the extra is needed only by these commands
-    from cetool.server.data.database import Database
 
     config = load_config(given.config, {"data": given.data}, os.environ)
-    if not config.database.exists():
+    if existing and not config.database.exists():
         raise CetoolError(
             f"{config.data} is not the data directory of a server",
             code="not-found",
             about=str(config.data),
-            hint=f"Start the server once: `cetool serve --data {config.data}`.",
+            hint="Name the data directory of `cetool serve` with `--data`, or its configuration with `--config`. "
+            "The first start of `cetool serve` creates it.",
         )
+    return config
+
+
+@contextlib.contextmanager
+def opened(given: Place, *, write: bool) -> Iterator[tuple[Connection, ServerConfig]]:
+    """Open a transaction in the database of a server, which may be running. Raises CetoolError if there is none."""
+    config = config_of(given)
+    from cetool.server.data.database import Database  # the extra is needed only by these commands
+
     database = Database.open(config.database, wait=config.database_wait)
     try:
         with database.write() if write else database.read() as tx:

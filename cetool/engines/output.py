@@ -6,14 +6,13 @@ This module also recognizes progress in the output. A callback may get a line se
 from __future__ import annotations
 
 import codecs
-import errno
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from cetool.base.errors import EngineError
+from cetool.base.errors import EngineError, is_disk_full
 from cetool.base.text import without_controls
 from cetool.base.urls import scrub
 from cetool.engines.errors import FREE_SPACE
@@ -35,7 +34,7 @@ class Log:
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o600)
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            full = is_disk_full(error)
             hint = FREE_SPACE if full else None
             raise EngineError(
                 f"cannot write the engine's log {path}: {error.strerror}", code="cache-not-writable", hint=hint

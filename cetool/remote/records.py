@@ -56,11 +56,6 @@ class BuildRecord(Value):
         """The exact packages."""
         return PlatformLock(self.platform, self.conda, self.pypi)
 
-    @property
-    def exact(self) -> EnvironmentSpec:
-        """The specification with exactly these packages."""
-        return self.spec.exactly(self.conda, self.pypi)
-
 
 def key_id(public: bytes) -> str:
     """Return the id of a raw public key (32 bytes): 64 hex digits."""

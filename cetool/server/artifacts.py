@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Lock as Mutex
 
 from cetool.base.codec import canonical_json, sha256_of
-from cetool.base.errors import CetoolError
+from cetool.base.errors import CetoolError, is_disk_full
 from cetool.base.ownership import make_private_dirs
 from cetool.lock.conda_lock import conda_lock_document
 from cetool.lock.model import Lock, PlatformLock
@@ -167,5 +167,5 @@ class Archives:
 
 
 def _failure(error: OSError) -> CetoolError:
-    code = "disk-full" if error.errno in (28, 122) else "write-failed"
+    code = "disk-full" if is_disk_full(error) else "write-failed"
     return CetoolError(f"cannot write the archive: {error.strerror or error}", code=code, hint="Try again later.")

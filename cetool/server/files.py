@@ -8,7 +8,6 @@ the database has changed: a name always leads to a complete environment, or does
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import os
 import re
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from cetool.base.errors import CetoolError
+from cetool.base.errors import CetoolError, is_disk_full
 from cetool.base.ownership import make_private_dirs
 from cetool.packages.cache import archive_in
 from cetool.server.data.database import Database
@@ -161,10 +160,9 @@ class Files:
             yield
         except OSError as error:
             self.behind.set()
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise CetoolError(
                 f"cannot write below {self.names}: {error.strerror or error}",
-                code="disk-full" if full else "cache-not-writable",
+                code="disk-full" if is_disk_full(error) else "cache-not-writable",
                 hint="The server tries again until that works.",
             ) from None
 

@@ -69,7 +69,7 @@ def test_a_user_logs_in_with_the_password_that_was_sent_to_the_command(home: Hom
     run(home, "user", "password", "ana", "--password-stdin", input="another one\n")
     assert server.post("/login/", login, token=None).status == 403
     assert "characters" in run(home, "user", "password", "ana", "--password-stdin", status=125, input="x\n").stderr
-    assert "the user ana exists" in run(home, "user", "add", "ana", status=125).stderr
+    assert "there is already a user ana" in run(home, "user", "add", "ana", status=125).stderr
 
 
 def test_the_reasons_for_a_users_rights_are_explained(home: Home, server: RunningServer) -> None:

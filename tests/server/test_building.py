@@ -56,7 +56,7 @@ def test_build_has_a_lock_a_signed_answer_a_link_and_a_log(builders: Builders) -
     assert answer is not None
     record = opened(answer.record, builders.server.signer.public)
     assert (record.request, record.build, record.environment) == (part.request, number, "team/web")
-    assert record.exact.name == part.realization
+    assert record.spec.exactly(record.conda, record.pypi).name == part.realization
     link = builders.data / "names" / "team" / "web"
     assert valid_marker(Path(os.path.realpath(link))) is not None
     text = log_of(builders, number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import time
@@ -11,7 +10,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from cetool.base.errors import EngineError
+from cetool.base.errors import EngineError, is_disk_full
 from cetool.base.urls import redact, scrub
 from cetool.declare.package import PypiPackage
 from cetool.engines.errors import space_error
@@ -60,7 +59,7 @@ def _fetch(package: PypiPackage, archives: Path, staging: Path, progress: Progre
                 package, f"HTTP {error.code} {error.reason}", missing=error.code in (404, 410)
             ) from None
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_disk_full(error):
                 raise space_error("cetool") from None
             if not left:
                 raise _unobtainable(package, scrub(str(error))) from None

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING
 
-from cetool.base.errors import EngineError
+from cetool.base.errors import EngineError, is_disk_full
 from cetool.base.limits import NOTE, read_regular
 from cetool.base.text import pattern
 from cetool.base.urls import redact
@@ -319,7 +319,7 @@ def _hashed(path: Path, package: Package) -> Archive:
 
 
 def _unobtainable(package: Package, error: OSError) -> EngineError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return space_error("the embedded engine")
     return EngineError(
         f"cannot fetch the package {package.file_name}: {error.filename or package.local}: {error.strerror}",

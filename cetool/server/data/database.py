@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from cetool.base.errors import CetoolError
+from cetool.base.errors import CetoolError, is_disk_full
 from cetool.base.ownership import make_private_dirs
 from cetool.server.data.schema import REVISION, metadata
 
@@ -344,7 +344,7 @@ def _busy(path: Path) -> CetoolError:
 
 
 def _failure(error: OSError, path: Path) -> CetoolError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = is_disk_full(error)
     return CetoolError(
         f"cannot write the database {path}: {error.strerror}",
         code="disk-full" if full else "cache-not-writable",
