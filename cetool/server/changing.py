@@ -124,7 +124,7 @@ def delete_namespace(server: Server, who: Principal, name: str) -> Freed:
         found = namespace_for(tx, who, name, "namespace::delete")
         freed = namespaces.delete(tx, found.name, by=who.name)
         accounts.forget_namespace(tx, found.name)
-    with suppress(CetoolError):  # the next start repairs what cannot be removed now
+    with suppress(CetoolError):  # builders try again
         server.files.repair(server.database)
     _ended(server, freed.builds)
     return gave_up(server, freed)

@@ -355,7 +355,7 @@ KEYS = {
     "keep-unused-for": Key(
         _duration(0),
         _DURATION,
-        "How long downloads, archives and environments without a name are kept that nothing needs.",
+        "How long unneeded downloads and archives, and environments without a name, are kept.",
     ),
     "upload": Key(_flag, _TRUTH, "Whether clients may upload locks that they solved."),
     "default-platforms": Key(_platforms, _LIST, "The platforms of a request that names none."),

@@ -96,7 +96,7 @@ def _check_length(declared: Declared) -> None:
             f"the text is larger than {in_words(longest)}",
             code="too-large",
             about="text",
-            hint="Ask for the packages that you need; their dependencies come by themselves.",
+            hint="Name only the packages that you use; cetool adds their dependencies.",
         )
 
 

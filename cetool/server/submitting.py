@@ -203,7 +203,7 @@ def _ask(server: Server, wanted: _Wanted) -> Submitted:
         asked = _stored(tx, wanted)
     place = None if submission.name is None else f"{submission.namespace}/{submission.name}"
     if asked.created and asked.status == "COMPLETED" and submission.name is not None:
-        with contextlib.suppress(CetoolError):  # the next start repairs it
+        with contextlib.suppress(CetoolError):  # builders try again
             server.files.follow(server.database, submission.namespace, submission.name)
     if asked.status == "QUEUED" and server.dispatcher is not None:
         server.dispatcher.wake()

@@ -64,6 +64,7 @@ def test_the_documented_file_is_valid(tmp_path: Path) -> None:
         ("workers: true\n", "workers must be a number"),
         ("bind: nowhere:1:2\n", "bind must be an address and a port"),
         ("bind: 127.0.0.1:99999\n", "bind must be an address and a port"),
+        ("bind: foo\n", "bind must be an address and a port"),
         ("lease: 0s\n", "lease must be at least 1 s"),
         ("build-memory: lots\n", "build-memory is invalid"),
         ("ui-dir: here\n", "ui-dir must be an absolute path"),

@@ -68,6 +68,11 @@ def test_a_token_is_taken_from_the_header_in_both_forms(server: RunningServer) -
         assert who(server, headers={"Authorization": header}) is None
 
 
+def test_a_user_of_the_configuration_can_get_grants_before_the_first_login(server: RunningServer) -> None:
+    grant = {"subject_kind": "user", "subject": "bob", "pattern": "lab/*", "role": "viewer"}
+    assert server.post("/cetool/1/grants", grant).status == 201
+
+
 def test_a_token_of_the_configuration_is_known(server: RunningServer) -> None:
     assert who(server, headers={"Authorization": "Bearer 0123456789abcdef-predefined"}) == "ci"
 

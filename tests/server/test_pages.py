@@ -403,7 +403,10 @@ def test_users_are_created_and_disabled(server: RunningServer, admin: Visitor, e
 def test_a_namespace_is_created_set_up_and_deleted(admin: Visitor, editor: Visitor) -> None:
     made = admin.send(admin.get("/namespaces"), "/namespaces", name="lab")
     assert made.heading == "lab" and "Created the namespace." in made.text
-    assert "there is a namespace lab" in admin.send(admin.get("/namespaces"), "/namespaces", name="lab").text.lower()
+    assert (
+        "there is already a namespace lab"
+        in admin.send(admin.get("/namespaces"), "/namespaces", name="lab").text.lower()
+    )
     saved = admin.send(made, "/settings", **{"channels-allowed": "conda-forge\nbioconda", "packages-required": "pip"})
     assert "Saved the settings." in saved.text and "conda-forge bioconda" in saved.text
     denied = admin.send(admin.get("/new"), "/new", namespace="lab", name="x", text="python\nr::r\n", do="check")

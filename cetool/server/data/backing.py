@@ -76,7 +76,7 @@ def back_up(config: ServerConfig, file: Path, *, configuration: Path | None = No
     """
     file = Path(os.path.abspath(file))
     if file.exists():
-        raise CetoolError(f"{file} exists", code="write-failed", about=str(file), hint="Name a new file.")
+        raise CetoolError(f"{file} already exists", code="write-failed", about=str(file), hint="Name a new file.")
     revision, _ = pending(config.database)
     with _written(file), tempfile.TemporaryDirectory(prefix=".backup-", dir=config.data) as scratch:
         copy = Path(scratch, _DATABASE)
@@ -244,7 +244,9 @@ def _written(path: Path) -> Iterator[None]:
         with failures(path):
             yield
     except FileExistsError:
-        raise CetoolError(f"{path} exists", code="write-failed", about=str(path), hint="Name a new file.") from None
+        raise CetoolError(
+            f"{path} already exists", code="write-failed", about=str(path), hint="Name a new file."
+        ) from None
 
 
 def _malformed(file: Path, problem: str) -> CetoolError:

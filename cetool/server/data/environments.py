@@ -287,7 +287,7 @@ def rename(tx: sa.Connection, space: str, name: str, new: str, *, by: str) -> En
     if new == name:
         return found
     if find(tx, space, new) is not None:
-        raise CetoolError(f"there is an environment {space}/{new}", code="conflict", about=f"{space}/{new}")
+        raise CetoolError(f"there is already an environment {space}/{new}", code="conflict", about=f"{space}/{new}")
     _change(tx, found, name=new)
     tx.execute(build.update().where(build.c.environment_id == found.id).values(name=new))
     tx.execute(setting.update().where(setting.c.level == f"{space}/{name}").values(level=f"{space}/{new}"))

@@ -83,7 +83,7 @@ def listed(tx: sa.Connection, query: NamespaceQuery) -> Page[Namespace]:
 def create(tx: sa.Connection, name: str, *, by: str) -> Namespace:
     """Create a namespace. Raises CetoolError: ``conflict`` if it exists, ``request-malformed`` for an invalid name."""
     if find(tx, name) is not None:
-        raise CetoolError(f"there is a namespace {name}", code="conflict", about=name)
+        raise CetoolError(f"there is already a namespace {name}", code="conflict", about=name)
     return ensure(tx, name, by=by)
 
 
