@@ -153,7 +153,7 @@ CODES = {
     "range-invalid": "The range of a download is outside of the file.",
     "solution-refused": "A solution that a client uploaded has other packages than the server's solve.",
     "request-late": "The body of a request did not arrive in time.",
-    "too-large": "The body of a request is too large.",
+    "too-large": "A request to a server, or a part of it, is too large.",
     "host-refused": "The request is for another host than the server's.",
     "address-unusable": "The server cannot listen on the address, for example because it is in use.",
     "server-key-unusable": "The server's private key is damaged, or other users can read it.",

@@ -243,7 +243,7 @@ def refused(principal: Principal, what: str) -> CetoolError:
         f"{principal.name} lacks the right {what}",
         code="not-allowed",
         about=what,
-        hint="An administrator can grant it. The page «Access» lists your rights and their reasons.",
+        hint="An administrator can grant it. The server's page Access lists your rights and their reasons.",
     )
 
 

@@ -150,7 +150,7 @@ def _take(request: Request, who: Principal, server: Server, draft: Draft, form: 
     try:
         if not draft.name:
             raise CetoolError(
-                "the environment has no name", code="request-malformed", about="name", hint="Fill in the field «Name»."
+                "the environment has no name", code="request-malformed", about="name", hint="Enter a name."
             )
         if form.word("do") == "check":
             return _form_page(request, who, draft, checked=submitting.check(server, submission))
