@@ -424,6 +424,15 @@ def test_a_namespace_is_created_set_up_and_deleted(admin: Visitor, editor: Visit
     assert "of left, which was deleted" in admin.get("/builds").text
 
 
+def test_a_grant_in_a_hidden_namespace_does_not_exist(server: RunningServer, viewer: Visitor) -> None:
+    grant = {"subject_kind": "user", "subject": "nora", "pattern": "secret/*", "role": "viewer"}
+    number = server.post("/cetool/1/grants", grant).json["id"]
+    for place in (f"/access/grants/{number}/remove", "/access/grants/999999/remove"):
+        page, sent = viewer.get(place), viewer.post(place)
+        assert page.status == sent.status == 404 and "secret" not in page.text + sent.text
+    server.request("DELETE", f"/cetool/1/grants/{number}")
+
+
 def test_the_audit_table_says_who_changed_what(admin: Visitor, viewer: Visitor) -> None:
     admin.send(admin.get("/environments/team/analysis/settings"), "/describe", description="Numbers")
     page = admin.send(admin.get("/audit"), "/audit", who="admin", about="team/analysis")

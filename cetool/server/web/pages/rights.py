@@ -155,7 +155,7 @@ def add_grant(request: Request, who: Viewer, server: Here, form: Posted) -> Resp
 def ask_to_remove_grant(request: Request, who: Viewer, server: Here, number: Number) -> Response:
     """Ask before a grant is removed."""
     with server.database.read() as tx:
-        found = accounts.get_grant(tx, number)
+        found = _grant_for(tx, who, number)
     given = _given(who, found)
     if not given.removable:
         raise access.refused(who, f"namespace-role-mapping::delete on {found.pattern}")
@@ -175,10 +175,19 @@ def ask_to_remove_grant(request: Request, who: Viewer, server: Here, number: Num
 def remove_grant(request: Request, who: Viewer, server: Here, number: Number) -> Response:
     """Remove a grant."""
     with server.database.write() as tx:
-        space = _space(who, accounts.get_grant(tx, number))
+        space = _space(who, _grant_for(tx, who, number))
         found = granting.remove_grant(tx, who, number, space)
     _note(request, "grant.delete", found)
     return seen(request, "/access", "ungranted", namespace=space)
+
+
+def _grant_for(tx: sa.Connection, who: Principal, number: int) -> GivenGrant:
+    """Return a grant. Raises CetoolError with the code ``not-found`` also for one that the viewer may not see."""
+    found = accounts.get_grant(tx, number)
+    space = found.pattern.partition("/")[0]
+    if not is_administrator(who) and not allows(who, "namespace-role-mapping::read", space):
+        raise CetoolError(f"there is no grant {number}", code="not-found", about=str(number))
+    return found
 
 
 def _space(who: Principal, found: GivenGrant) -> str | None:
