@@ -201,6 +201,11 @@ def now(tx: sa.Connection) -> float:
     return float(tx.scalar(sa.text("SELECT (julianday('now') - 2440587.5) * 86400.0")))
 
 
+def no_earlier(column: sa.ColumnElement[Any], at: float) -> sa.ColumnElement[Any]:
+    """Return a moment, or that in a column if it is later: a clock that was set back ends nothing before its start."""
+    return sa.case((column > at, column), else_=at)
+
+
 def matches(column: sa.ColumnElement[Any], pattern: str) -> sa.ColumnElement[bool]:
     """Return the condition that a text matches a pattern, in which ``*`` stands for any text; case counts."""
     if "*" not in pattern:

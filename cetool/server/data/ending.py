@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from cetool.server.data import events
-from cetool.server.data.database import now
+from cetool.server.data.database import no_earlier, now
 from cetool.server.data.schema import UNFINISHED, answer, build, build_platform, realization
 
 
@@ -34,7 +34,7 @@ def cancel_rows(tx: sa.Connection, which: sa.ColumnElement[bool], by: str) -> No
                 reason=f"canceled by {by}",
                 code="build-canceled",
                 cancel=True,
-                ended=now(tx),
+                ended=no_earlier(sa.func.coalesce(build.c.started, build.c.scheduled), now(tx)),
                 fence=build.c.fence + 1,
                 owner=None,
                 lease_until=None,

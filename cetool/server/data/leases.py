@@ -18,7 +18,7 @@ from cetool.lock.model import PlatformLock
 from cetool.server.data import answers, events, locks
 from cetool.server.data.asking import answers_to, complete_row
 from cetool.server.data.builds import BuildPlatform, platforms_of
-from cetool.server.data.database import now
+from cetool.server.data.database import no_earlier, now
 from cetool.server.data.locks import Realization
 from cetool.server.data.schema import UNFINISHED, build, build_platform, namespace
 
@@ -90,7 +90,7 @@ def claim(tx: sa.Connection, owner: str, seconds: float) -> Claim | None:
         return None
     busy = _requests(tx, [row.id for row in held])
     waiting = {row.request for row in held}  # of equal requests only one is looked at
-    for row in _in_turn(tx, ready, held):
+    for row in _in_turn(tx, ready, held, at):
         if row.request in waiting:
             continue
         if busy.isdisjoint(_requests(tx, [row.id])):
@@ -165,14 +165,14 @@ def _is_due(not_before: float, at: float) -> bool:
     return not at < not_before < at + _LONGEST
 
 
-def _in_turn(tx: sa.Connection, ready: Sequence[Any], held: Sequence[Any]) -> Iterator[Any]:
-    """Yield the rows of the builds that could start, in the order of fairness."""
+def _in_turn(tx: sa.Connection, ready: Sequence[Any], held: Sequence[Any], at: float) -> Iterator[Any]:
+    """Yield the rows of the builds that could start, in the order of fairness; starts in the future do not count."""
     spaces = list(dict.fromkeys(row.namespace_id for row in ready))
     running = {space: sum(row.namespace_id == space for row in held) for space in spaces}
     last = {}
     for space in spaces:
         of = build.c.namespace_id.is_(None) if space is None else build.c.namespace_id == space
-        last[space] = tx.scalar(sa.select(sa.func.max(build.c.started)).where(of)) or 0.0
+        last[space] = tx.scalar(sa.select(sa.func.max(build.c.started)).where(of, build.c.started <= at)) or 0.0
     for space in sorted(spaces, key=lambda each: (running[each], last[each])):
         yield from (row for row in ready if row.namespace_id == space)
 
@@ -192,7 +192,7 @@ def _taken(tx: sa.Connection, number: int, owner: str, seconds: float) -> Claim:
         "lease_until": at + seconds,
         "fence": build.c.fence + 1,
         "attempts": build.c.attempts + 1,
-        "started": sa.func.coalesce(build.c.started, at),
+        "started": sa.func.coalesce(build.c.started, no_earlier(build.c.scheduled, at)),
     }
     tx.execute(build.update().where(build.c.id == number).values(values))
     source = build.outerjoin(namespace, namespace.c.id == build.c.namespace_id)
