@@ -38,14 +38,10 @@ def test_a_clock_that_is_set_back_and_forth_loses_nothing(home: Home) -> None:
     }
     numbers: list[int] = []
     with running_server(home, "--workers", "1", env=env) as server:
-        for step, shift in enumerate(("-400d", "+2d", "-1h", "+0")):
+        for step, shift in enumerate(("-400d", "+2d", "+0")):
             for name in ("before", "after"):
-                body = {
-                    "namespace": "team",
-                    "name": f"{name}{step}",
-                    "specs": [f"hello-bin >=0.{step + 1}", "postlink"],
-                }
-                body["specs"] = [*body["specs"], f"six >=0.{len(name)}"]  # type: ignore[misc]
+                specs = [f"hello-bin >=0.{step + 1}", "postlink", f"six >=0.{len(name)}"]
+                body = {"namespace": "team", "name": f"{name}{step}", "specs": specs}
                 answer = server.post("/cetool/1/requests", body)
                 assert answer.status in (200, 202), answer.text
                 numbers.append(answer.json["build"])

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from http.client import HTTPResponse
 from typing import Any
 
+import psutil
 import pytest
 from support.home import Home
 from support.serving import RunningServer, running_server, start_server
@@ -111,6 +112,27 @@ def test_a_server_stops_in_spite_of_clients_that_do_not_read_or_speak(home: Home
         for number in range(20):
             server.post("/cetool/1/namespaces", {"name": f"n{number}"})
         assert server.stop() == 0
+
+
+def test_logs_and_events_that_are_never_read_take_little_memory(server: RunningServer) -> None:
+    number = server.post("/cetool/1/requests", {"namespace": "log", "name": "e", "specs": ["hello-bin"]}).json["build"]
+    server.wait(number)
+    with (server.data / "logs" / f"{number}.log").open("ab") as log:
+        log.write((b"01:02:03 " + b"x" * 90 + b"\n") * 200_000)
+    process = psutil.Process(server.process.pid)
+    before = process.memory_info().rss
+    paths = (f"/cetool/1/builds/{number}/log", "/cetool/1/events?after=0")
+    with contextlib.ExitStack() as stack:
+        for each in range(60):
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((server.host, server.port))
+            accept = "text/plain" if each % 3 else "text/event-stream"
+            head = f"GET {paths[each % 2]} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n"
+            connection.sendall(f"{head}Authorization: Bearer {server.token}\r\n\r\n".encode())
+        for _ in range(10):
+            assert server.get("/cetool/1/builds").status == 200
+        assert process.memory_info().rss - before < 100 << 20  # 60 times the log are 1200 MB
 
 
 def test_equal_requests_at_once_are_all_answered(server: RunningServer) -> None:

@@ -63,7 +63,9 @@ def check(server: RunningServer) -> None:
 
 
 @pytest.mark.parametrize("stage", ["Solving", "Downloading", "Linking", "Completed"])
-def test_a_server_killed_in_a_stage_of_a_build_builds_on(home: Home, stage: str) -> None:
+def test_a_server_killed_in_a_stage_of_a_build_builds_on(home: Home, stage: str, scale: int) -> None:
+    if scale == 1 and stage in ("Solving", "Completed"):
+        pytest.skip("in the long run; test_building kills the builders at these moments too")
     server = start_server(home, "--workers", "1")
     first = ask(server, "team/old", "postlink")
     server.wait(first)
