@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 from support.channel import Channel
 from support.home import Home, make_home, remove_home
@@ -94,6 +95,10 @@ def test_machines_that_run_a_new_script_at_once_all_link_and_the_server_builds_o
 
     (found,) = eventually(uploaded)  # cetool tells the server while the script runs
     assert server.wait(found["id"])["status"] == "COMPLETED"
-    # the others' uploads
-    eventually(lambda: not home.run("pgrep", "-f", f"cetool env upload .*{server.url}").stdout)
+
+    def uploading() -> bool:
+        found = (each.info["cmdline"] or () for each in psutil.process_iter(["cmdline"]))
+        return any("upload" in words and server.url in words for words in found)
+
+    eventually(lambda: not uploading())  # the others
     assert [row["id"] for row in uploaded()] == [found["id"]]
