@@ -54,7 +54,8 @@ def main(words: Sequence[str] | None = None) -> int:
     print_report(report, console)
     if outputs["json"]:
         outputs["json"].write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
-    svg = outputs["svg"] or (ROOT / "docs" / "explanation" / "performance.svg" if options.docs else None)
+    whole = options.docs and not options.only  # the chart shows all groups
+    svg = outputs["svg"] or (ROOT / "docs" / "explanation" / "performance.svg" if whole else None)
     if svg:
         svg.write_text(draw_chart(report), encoding="utf-8")
     if options.docs:
