@@ -169,6 +169,7 @@ def start_server(
         time.sleep(0.02)
     server = RunningServer(process, data, log, host, port, found[4], token, options)
     if not found[1].startswith("https") and server.get("/health", token=None).status != 200:
+        server.stop()
         raise RuntimeError(f"the server does not work: {log.read_text('utf-8', 'replace')}")
     first = _TOKEN.search(log.read_text("utf-8", "replace"))
     if first is not None:
