@@ -145,6 +145,9 @@ def test_list_shows_environments(home: Home) -> None:
         "scripts": ["str"],
         "daemons": [],
         "in_use": "bool",
+        "server": "NoneType",
+        "server_build": "NoneType",
+        "server_environment": "NoneType",
     }
     assert rows[0]["last_used"] >= started_at > rows[1]["last_used"]
     assert (rows[0]["runs"], rows[0]["packages"], rows[0]["engine"]) == (1, 1, "rattler")

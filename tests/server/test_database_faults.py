@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -220,10 +222,14 @@ def test_a_process_that_stops_for_longer_than_its_lease_changes_nothing(tmp_path
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as slow:
         assert slow.stdout is not None and slow.stdout.readline() == "claimed\n"
         os.waitid(os.P_PID, slow.pid, os.WSTOPPED)
-        with database.write() as tx:
-            claim = leases.claim(tx, "quick", 60)
+        try:
+            time.sleep(0.05)  # longer than its lease
+            with database.write() as tx:
+                claim = leases.claim(tx, "quick", 60)
             assert claim is not None and claim.build_id == number
-        slow.send_signal(18)  # SIGCONT
-        assert slow.stdout.readline() == "()\n"
+            slow.send_signal(signal.SIGCONT)
+            assert slow.stdout.readline() == "()\n"
+        finally:
+            slow.kill()
     with database.read() as tx:
         assert builds.get(tx, number).status == "BUILDING"

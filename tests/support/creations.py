@@ -12,7 +12,7 @@ from support.scripts import shell_script
 
 #: Slow in every stage: 6 MB to download, 400 files to link.
 HEAVY = shell_script("hello", env="hello-bin, bigpkg, many-files")
-STAGES = ("Engine:", "Fetching", "Downloading", "Linking")
+STAGES = ("Engine:", "Solving", "Downloading", "Linking")
 
 
 def wait_for_stage(process: subprocess.Popen[str], stage: str) -> None:
