@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import random
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,10 +19,11 @@ from cetool.declare.package import Package
 from cetool.engines.protocol import SilentProgress
 from cetool.engines.rattler.engine import RattlerEngine
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
 
-from benchmarks.big_channel import chosen, read_subdir, write_big_channel, write_subdir
-from benchmarks.scale import serving
+from benchmarks.big_channel import chosen, read_subdir, write_big_channel, write_subdir  # noqa: E402
+from benchmarks.scale import serving  # noqa: E402
 
 Records = dict[str, dict[str, Any]]
 _NAMES = chosen(6, scale=0.01)
@@ -185,3 +187,19 @@ def test_a_damaged_solution_is_solved_again(big: Channel, tmp_path: Path) -> Non
             path.write_bytes(damage)
         assert solve(channels, tmp_path / "cache", *_NAMES) == (first, False)
         assert solve(channels, tmp_path / "cache", *_NAMES) == (first, True)
+
+
+def test_generated_requests_have_the_solutions_of_rattler_itself(big: Channel, tmp_path: Path, scale: int) -> None:
+    """One channel and three, with conda's default priority, which rattler itself compares package by package."""
+    other, third = local_channel(tmp_path / "other", seed=2), local_channel(tmp_path / "third", seed=3)
+    draw, names = random.Random(17), chosen(25, scale=0.01)
+    for channels in ((big.urls["shards"],), (big.urls["shards"], other.as_uri(), third.as_uri())):
+        for number in range(4 * scale):
+            specs = draw.sample(names, draw.randint(1, 6))
+            words = [str(tmp_path / "direct"), ",".join(channels), *specs]
+            done = subprocess.run(
+                [sys.executable, "-m", "benchmarks.direct_solving", *words], cwd=ROOT, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stderr
+            found, _ = solve(channels, tmp_path / f"cache-{len(channels)}-{number % 2}", *specs)
+            assert {package.url for package in found} == set(done.stdout.split()[1:]), specs
