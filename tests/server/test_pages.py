@@ -188,7 +188,7 @@ def test_an_environment_is_described_renamed_and_deleted(admin: Visitor) -> None
     assert "Saved the description." in described.text and '"quoted" & <b>' in described.text
     settings = admin.get("/environments/many/e54/settings")
     taken = admin.send(settings, "/rename", name="e53")
-    assert taken.status == 422 and "There is an environment many/e53" in taken.text
+    assert taken.status == 422 and "There is already an environment many/e53" in taken.text
     renamed = admin.send(taken, "/rename", name="e54-new")
     assert renamed.heading == "e54-new" and "e54 to e54-new" in renamed.text
     sure = admin.get("/environments/many/e54-new/delete")
