@@ -12,7 +12,7 @@ from cetool.base.errors import CetoolError
 from cetool.fetch.addresses import is_loopback
 from cetool.server.metrics import exposition, problems, workers
 from cetool.server.server import Server
-from cetool.server.web.security import principal
+from cetool.server.web.security import address_of, principal
 
 router = APIRouter()
 
@@ -46,9 +46,8 @@ def _check_access(request: Request) -> None:
     config = request.app.state.server.config
     if config.public_metrics:
         return
-    client = request.client.host if request.client else ""
     # behind a proxy, requests of other machines come from this one too
-    if not config.behind_proxy and is_loopback(client):
+    if not config.behind_proxy and is_loopback(address_of(request)):
         return
     if not principal(request).authenticated:
         raise CetoolError(

@@ -43,6 +43,11 @@ def server_of(connection: HTTPConnection) -> Server:
     return found
 
 
+def address_of(connection: HTTPConnection) -> str:
+    """Return the address that a request comes from; empty if it is unknown."""
+    return connection.client.host if connection.client else ""
+
+
 def login_of(connection: HTTPConnection) -> Login:
     """Return what authenticates requests."""
     return server_of(connection).login
@@ -167,7 +172,7 @@ async def log_in(request: Request) -> Response:
     as_json = "json" in request.headers.get("content-type", "")
     given, following = await _fields(request, as_json)
     target = own_path(request, request.query_params.get("next") or following)
-    address = request.client.host if request.client else ""
+    address = address_of(request)
     try:
         check_origin(request)
         login = login_of(request)
@@ -190,8 +195,7 @@ async def log_out(request: Request) -> Response:
     answer = RedirectResponse(own_path(request, request.query_params.get("next")), 303)
     secret = request.cookies.get(COOKIE)
     if secret:
-        address = request.client.host if request.client else ""
-        await run_in_threadpool(login_of(request).log_out, secret, address)
+        await run_in_threadpool(login_of(request).log_out, secret, address_of(request))
     answer.delete_cookie(COOKIE, **_cookie(request))
     return answer
 

@@ -105,7 +105,7 @@ def change_user(request: Request, principal: Known, server: Here, name: Name, bo
 def change_password(request: Request, principal: Known, server: Here, name: Name, body: PasswordBody) -> Response:
     """Change a password: your own, or any for administrators. It ends the sessions of the user."""
     security.note(request, "user.password", f"user {name}")
-    address = request.client.host if request.client else ""
+    address = security.address_of(request)
     found = granting.change_password(server, principal, name, body.password, present=body.present, address=address)
     return reply(_user(found))
 

@@ -223,7 +223,7 @@ def change_password(request: Request, who: Viewer, server: Here, form: Posted) -
     """Change the viewer's password, which ends all sessions."""
     security.note(request, "user.password", f"user {who.name}")
     password, present = form.text("password"), form.text("present")
-    address = request.client.host if request.client else ""
+    address = security.address_of(request)
     try:
         if password != form.text("again"):
             raise CetoolError("the two new passwords differ", code="request-malformed", about="again")
