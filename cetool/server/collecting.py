@@ -23,8 +23,8 @@ from cetool.server.config import ServerConfig
 from cetool.server.data import events, locks
 from cetool.server.data.database import Database, now
 from cetool.server.data.ending import Freed as GivenUp
-from cetool.server.data.ending import give_up, unneeded
-from cetool.server.data.locks import realizations
+from cetool.server.data.ending import give_up
+from cetool.server.data.locks import forget_realization, realizations, unused_realizations
 from cetool.server.data.schema import (
     UNFINISHED,
     build,
@@ -171,16 +171,19 @@ class _Undone(Exception):
     """Undoes a transaction."""
 
 
+def _unused(tx: sa.Connection) -> frozenset[str]:
+    return frozenset(each.name for each in unused_realizations(tx))
+
+
 def _free_without(database: Database, numbers: Sequence[int]) -> frozenset[str]:
     """Return the environments on disk that no build needs, if these builds were given up."""
-    query = sa.select(realization.c.name).where(unneeded())
     if not numbers:
         with database.read() as tx:
-            return frozenset(tx.scalars(query))
+            return _unused(tx)
     found: frozenset[str] = frozenset()
     with contextlib.suppress(_Undone), database.write() as tx:
         give_up(tx, build.c.id.in_(numbers), "retention")
-        found = frozenset(tx.scalars(query))
+        found = _unused(tx)
         raise _Undone
     return found
 
@@ -266,14 +269,9 @@ class _Environments(Directories):
 
     def _forgotten(self, item: Removable) -> bool:
         with self._database.write() as tx:
-            this = realization.c.name == item.name
             if item.used is None and item.path.name != item.name:
                 return True  # superseded by another directory of the same name
-            at = now(tx)
-            if tx.scalar(sa.select(realization.c.name).where(this)) is not None:
-                may_go = sa.or_(unneeded(), realization.c.name.in_(_idle(at - self._kept)))
-                return tx.execute(realization.delete().where(this, may_go)).rowcount > 0
-            return True
+            return forget_realization(tx, item.name, realization.c.name.in_(_idle(now(tx) - self._kept)))
 
 
 def _idle(since: float) -> sa.Select[Any]:

@@ -130,9 +130,12 @@ def unused_realizations(tx: sa.Connection) -> list[Kept]:
     return [Kept(**row) for row in tx.execute(chosen).mappings()]
 
 
-def forget_realization(tx: sa.Connection, name: str) -> bool:
-    """Remove a prefix's row if no build needs it; return whether it is gone. Remove its files afterwards."""
-    tx.execute(realization.delete().where(realization.c.name == name, unneeded()))
+def forget_realization(tx: sa.Connection, name: str, *others: sa.ColumnElement[bool]) -> bool:
+    """Remove a prefix's row if no build needs it, or one of ``others`` holds; return whether it is gone.
+
+    Remove its files afterwards.
+    """
+    tx.execute(realization.delete().where(realization.c.name == name, sa.or_(unneeded(), *others)))
     return tx.scalar(sa.select(realization.c.name).where(realization.c.name == name)) is None
 
 
