@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -182,9 +183,31 @@ def gc(*, given: GcOptions) -> None:
 
 
 def _tell(found: Collection, voice: Voice) -> None:
-    """Say in one line what was removed, with ``-v`` each environment; of a dry run the list is the answer."""
-    for item in found.of(*_LISTED):
-        line = f"{item.item.path.name}: {_reason(item)}, {format_size(item.freed)}"
+    """Say what was removed: environments, overlays, scripts and downloads."""
+    packages = len(found.of(PACKAGES_KIND))
+    counts = (
+        (len(found.of(*_LISTED)), "environment"),
+        (len(found.of("scripts")), "cached script"),
+        (packages, "downloaded package"),
+        (len(found.of(*DOWNLOADS)) - packages, "other cached file"),
+    )
+    tell_collected(found, [(each, _reason(each)) for each in found.of(*_LISTED)], counts, _total(found), voice)
+
+
+def tell_collected(
+    found: Collection,
+    items: Iterable[tuple[Collected, str]],
+    counts: Iterable[tuple[int, str]],
+    freed: int,
+    voice: Voice,
+) -> None:
+    """Say in one line what was removed, with ``-v`` each of the ``items``; of a dry run the list is the answer.
+
+    ``items`` are listed with a reason, ``counts`` are numbers of things and their name, ``freed`` is in bytes:
+    ``Removed 2 environments and 3 downloaded packages (420 MB); 1 environment is in use``.
+    """
+    for item, reason in items:
+        line = f"{item.item.path.name}: {reason}, {format_size(item.freed)}"
         if found.dry_run:
             print_line(line)
         else:
@@ -193,24 +216,13 @@ def _tell(found: Collection, voice: Voice) -> None:
         voice.detail(f"Kept {kept.path.name}: it is in use")
     for left, error in found.failed:
         voice.warn(f"{left.path.name} could not be removed: {error}")
-    voice.say(_summary(found))
-
-
-def _summary(found: Collection) -> str:
-    """``Removed 2 environments and 3 downloaded packages (420 MB); 1 environment is in use``."""
-    packages = len(found.of(PACKAGES_KIND))
-    counts = (
-        (len(found.of(*_LISTED)), "environment"),
-        (len(found.of("scripts")), "cached script"),
-        (packages, "downloaded package"),
-        (len(found.of(*DOWNLOADS)) - packages, "other cached file"),
-    )
     told = [counted(count, noun) for count, noun in counts if count]
     done = "Would remove" if found.dry_run else "Removed"
     what = " and ".join(filter(None, (", ".join(told[:-1]), *told[-1:])))
-    text = f"{done} {what} ({format_size(_total(found))})" if told else "Nothing to remove"
-    kept = len(found.in_use)
-    return f"{text}; {counted(kept, 'environment')} {'is' if kept == 1 else 'are'} in use" if kept else text
+    text = f"{done} {what} ({format_size(freed)})" if told else "Nothing to remove"
+    in_use = len(found.in_use)
+    is_ = "is" if in_use == 1 else "are"
+    voice.say(f"{text}; {counted(in_use, 'environment')} {is_} in use" if in_use else text)
 
 
 def _freed(found: Collection, *kinds: str) -> int:

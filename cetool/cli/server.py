@@ -13,6 +13,7 @@ from cetool.base.durations import format_size
 from cetool.base.errors import EXIT_FAILURE
 from cetool.base.text import counted
 from cetool.cli import options
+from cetool.cli.environments import tell_collected
 from cetool.cli.options import option
 from cetool.cli.output import print_json, print_line
 from cetool.cli.server_grants import grant
@@ -126,7 +127,9 @@ def gc(*, given: CollectOptions) -> None:
     if given.as_json:
         print_json(_document(result))
     else:
-        _tell(result, voice)
+        found = result.collection
+        items = [(each, each.reason) for each in found.of("environments")]
+        tell_collected(found, items, _counts(result), result.freed, voice)
     if result.collection.failed:
         raise typer.Exit(EXIT_FAILURE)
 
@@ -199,36 +202,14 @@ def upgrade(*, given: UpgradeOptions) -> int:
     return 0
 
 
-def _tell(result: Result, voice: Voice) -> None:
-    """Say in one line what was removed, with ``-v`` each environment; of a dry run the list is the answer."""
-    found = result.collection
-    for item in found.of("environments"):
-        line = f"{item.item.path.name}: {item.reason}, {format_size(item.freed)}"
-        if found.dry_run:
-            print_line(line)
-        else:
-            voice.detail(f"Removed {line}")
-    for kept in found.in_use:
-        voice.detail(f"Kept {kept.path.name}: it is in use")
-    for left, error in found.failed:
-        voice.warn(f"{left.path.name} could not be removed: {error}")
-    told = [counted(len(result.builds), "build")] if result.builds else []
-    told += [counted(count, noun) for noun, count in _counts(result).items() if count]
-    done = "Would remove" if found.dry_run else "Removed"
-    what = " and ".join(filter(None, (", ".join(told[:-1]), *told[-1:])))
-    text = f"{done} {what} ({format_size(result.freed)})" if told else "Nothing to remove"
-    kept_count = len(found.in_use)
-    is_ = "is" if kept_count == 1 else "are"
-    voice.say(f"{text}; {counted(kept_count, 'environment')} {is_} in use" if kept_count else text)
-
-
-def _counts(result: Result) -> dict[str, int]:
+def _counts(result: Result) -> list[tuple[int, str]]:
+    """Return how many builds and things of each kind were removed, with their names."""
     from cetool.server.collecting import KINDS
 
     counts: dict[str, int] = {}
     for kind, noun in KINDS.items():
         counts[noun] = counts.get(noun, 0) + len(result.collection.of(kind))
-    return counts
+    return [(len(result.builds), "build"), *((count, noun) for noun, count in counts.items())]
 
 
 def _document(result: Result) -> dict[str, object]:
