@@ -110,9 +110,10 @@ class RattlerEngine:
 
         All are solved at the same time from the same metadata; their variables and settings are the engine's.
         """
-        condarc = load_condarc(self.environ, mamba=True)
-        if len(requests) > 1 and not process_variables(condarc, self.environ):
-            return self._outcomes(requests, progress, condarc, hold.own_process, False)
+        if len(requests) > 1:
+            condarc = load_condarc(self.environ, mamba=True)
+            if not process_variables(condarc, self.environ):
+                return self._outcomes(requests, progress, condarc, hold.own_process, False)
         found: list[list[Package] | CetoolError] = []
         for request in requests:
             try:
