@@ -38,6 +38,7 @@ def pattern(source: AnyStr, flags: int = 0) -> re.Pattern[AnyStr]:
 
 
 _RUNS = pattern(r"[-_.]+")
+_CONTROL = pattern(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def normalized(name: str) -> str:
@@ -105,7 +106,7 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 
 def has_control(text: str) -> bool:
     """Return whether the text has a character that moves the cursor, breaks the line or ends a C string."""
-    return any(ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u2028\u2029" for char in text)
+    return _CONTROL.search(text) is not None
 
 
 def printable(text: str) -> str:

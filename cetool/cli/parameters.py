@@ -135,8 +135,35 @@ def _names(group: type) -> list[str]:
     return [*inspect.get_annotations(group), *(name for base in group.__bases__ for name in _names(base))]
 
 
+def _taking_texts(parameter: Any) -> Any:
+    """Let a parameter take a text, several texts, a flag, and the absence of a value as they are.
+
+    Typer 0.29 converts these too by means of pydantic, whose import takes longer than most commands; older versions do
+    not.
+    """
+    kind = getattr(parameter, "type_descriptor", None)
+    if kind is None or kind.parameter_info.parser is not None or "process_value" in vars(parameter):
+        return parameter
+    convert = parameter.process_value
+
+    def process(ctx: Any, value: Any) -> Any:
+        if value is None and not parameter.required:
+            value = () if parameter.multiple or parameter.nargs == -1 else None
+        elif kind.annotation == list[str] and value and isinstance(value, (tuple, list)):
+            value = list(value)
+        elif kind.annotation not in (str, bool) or not isinstance(value, kind.annotation):
+            return convert(ctx, value)
+        return value if parameter.callback is None else parameter.callback(ctx, parameter, value)
+
+    parameter.process_value = process
+    return parameter
+
+
 class Command(TyperCommand):
     """A command whose help :mod:`cetool.cli.help` renders."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return [_taking_texts(each) for each in super().get_params(ctx)]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
@@ -154,6 +181,9 @@ class Command(TyperCommand):
 
 class CommandGroup(TyperGroup):
     """A group of commands whose help :mod:`cetool.cli.help` renders."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return [_taking_texts(each) for each in super().get_params(ctx)]
 
     def get_help(self, ctx: Any) -> str:
         from cetool.cli.help import help_of  # few command lines ask for help

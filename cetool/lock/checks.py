@@ -54,12 +54,32 @@ class Contents:
         else:
             self._pypi[package.name] = package
 
-    def lock(self, where: Location | None = None, *, is_sorted: bool = False) -> PlatformLock:
-        """Return the packages: unless they are sorted, sort conda packages topologically and PyPI packages by name."""
+    def lock(
+        self, where: Location | None = None, *, is_sorted: bool = False, written_here: bool = False
+    ) -> PlatformLock:
+        """Return the packages: unless they are sorted, sort conda packages topologically and PyPI packages by name.
+
+        What cetool has ``written_here`` is sorted as it writes them, unless somebody has moved them.
+        """
         conda, pypi = tuple(self._conda.values()), tuple(self._pypi.values())
+        is_sorted = is_sorted or (written_here and self._follow_their_dependencies())
         if not is_sorted:
             conda, pypi = in_order(conda, where), tuple(sorted(pypi, key=lambda each: each.name))
         return PlatformLock(self.platform, conda, pypi, self.request)
+
+    def _follow_their_dependencies(self) -> bool:
+        """Return whether no package precedes one that it depends on. In a cycle, one does."""
+        seen: set[str] = set()
+        for package in self._conda.values():
+            seen.add(package.name)
+            if any(name in self._conda and name not in seen for name in map(_needed, package.depends)):
+                return False
+        return list(self._pypi) == sorted(self._pypi)
+
+
+def _needed(dependency: str) -> str:
+    """Return the name in a dependency of a lock: a name, and perhaps a constraint after a blank."""
+    return dependency.partition(" ")[0]
 
 
 def _refuse(url: str, why: str, where: Location) -> MetadataError:

@@ -68,7 +68,9 @@ def read_conda_lock(text: str, name: str, platform: str | None = None) -> Lock:
         package = _conda(entry, platform) if manager == "conda" else _pypi(entry)
         if entry.is_wanted:
             contents.add(package, entry.where)
-    locked = [_believed(each.lock(Location(name)), metadata.get("content_hash")) for each in found.values()]
+    own = custom.get(CREATED_BY) == "cetool"
+    locked = [each.lock(Location(name), written_here=own) for each in found.values()]
+    locked = [_believed(each, metadata.get("content_hash")) for each in locked]
     return Lock(
         platforms=tuple(sorted(locked, key=lambda each: each.platform)),
         channels=_channels(metadata.get("channels")),

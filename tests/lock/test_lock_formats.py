@@ -193,6 +193,15 @@ def test_packages_are_sorted_topologically() -> None:
     assert [each.name for each in in_order(circle)] == ["python", "six"]
 
 
+@pytest.mark.parametrize("writer", ["cetool", "somebody"])
+def test_packages_that_were_moved_in_a_lock_are_sorted_again(writer: str) -> None:
+    head, mark, packages = CONDA_LOCK.replace("created_by: cetool", f"created_by: {writer}").partition("\npackage:\n")
+    items = re.split(r"(?m)^(?=- )", packages)
+    moved = read_conda_lock(head + mark + "".join(items[::-1]), "x").platforms[0]
+    names = [package.name for package in moved.conda]
+    assert sorted(names) == ["python", "six", "yes"] and names.index("python") < names.index("six")
+
+
 EXPLICIT = f"""# This file may be used to create an environment using:
 # platform: linux-64
 

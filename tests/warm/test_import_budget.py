@@ -23,6 +23,10 @@ UNNEEDED = re.compile(
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="programs are not started by exec there")
 
 
+#: Modules that it takes to solve, to convert options, or to read YAML with anchors; not to look at a lock.
+UNNEEDED_FOR_A_LOCK = re.compile(r"(rich|pydantic|ruamel|tomlkit|rattler|asyncio|sqlite3)\b")
+
+
 @pytest.fixture
 def imported(home: Home) -> set[str]:
     """Return all modules that a cold run on an existing environment imports."""
@@ -42,3 +46,12 @@ def test_a_cold_run_does_not_import_the_code_that_makes_environments(imported: s
 def test_a_cold_run_imports_few_modules_of_cetool(imported: set[str]) -> None:
     own = sorted(name for name in imported if name.split(".")[0] == "cetool")
     assert len(own) <= MOST, f"{len(own)}: {' '.join(own)}"
+
+
+def test_an_up_to_date_lock_is_recognized_without_the_engine(home: Home, channel_url: str) -> None:
+    script = home.write("locked.py", "# conda execute\n# env:\n#  - python\n")
+    assert home.cetool("lock", script).returncode == 0
+    done = home.run(sys.executable, "-X", "importtime", "-m", "cetool", "lock", script)
+    assert "locked.py.conda-lock.yml is up to date" in done.stderr
+    names = re.findall(r"^import time: .*\|\s*(\S+)$", done.stderr, re.MULTILINE)
+    assert not [name for name in names if UNNEEDED_FOR_A_LOCK.match(name)]
