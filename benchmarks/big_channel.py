@@ -1,18 +1,25 @@
 """A synthetic channel with the size and shape of conda-forge, the same for the same seed.
 
-At scale 1 it has 31,771 names, about 596,000 records for ``linux-64`` and 215,000 for ``noarch``. There are libraries
+At scale 1 it has 31,771 names, about 600,000 records for ``linux-64`` and 220,000 for ``noarch``. There are libraries
 with major versions that exclude each other, extensions with a build for each Python, pure Python packages, variants
-that a mutex package keeps apart, and constraints. The newest build of every name fits the newest of all others, so
-every set of names has a solution.
+that a mutex package keeps apart, and constraints. Names that many others need have many versions, so the packages of a
+script with ten names depend on about 30,000 records.
 
-It has ``repodata.json.zst`` and, below ``shards``, sharded repodata (CEP 16). No package can be installed: only solved.
+Some libraries have a new major version that only a part of the channel was built for. Every name also has a build for
+the major versions before those, so every set of names has a solution, but the newest builds do not fit together.
+
+It has ``repodata.json.zst`` and, below ``shards``, sharded repodata (CEP 16). The newest builds of names that many
+others need can be installed: :func:`archive` makes their files when they are asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import random
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +30,22 @@ import zstandard
 
 NAMES = 31_771
 #: The Pythons, oldest first, and the part of the channel's history at which each begins.
-PYTHONS = (("3.8", 0.0), ("3.9", 0.15), ("3.10", 0.3), ("3.11", 0.5), ("3.12", 0.7), ("3.13", 0.9))
+PYTHONS = (("3.9", 0.0), ("3.10", 0.15), ("3.11", 0.3), ("3.12", 0.5), ("3.13", 0.7), ("3.14", 0.9))
 SUBDIRS = ("linux-64", "osx-arm64", "win-64")
-#: Names that are always there; everything else depends on the first of them most often.
-CORE = ("python", "libgcc", "libstdcxx", "zlib", "openssl", "xz", "readline", "libffi", "numpy", "libblas")
+#: Names that are always there; everything else depends on the first of them most often. Engines add pip to python.
+_OF_PYTHON = (
+    *("libgcc", "libstdcxx", "zlib", "openssl", "xz", "readline", "libffi", "bzip2", "ncurses", "sqlite", "tk"),
+    *("libexpat", "libuuid", "libnsl", "ca-certificates", "tzdata", "icu"),
+)
+CORE = ("python", *_OF_PYTHON, "libgfortran", "libopenblas", "libblas", "libcblas", "liblapack", "numpy", "pip")
+_KINDS_OF_CORE = {"python": "python", "numpy": "extension", "pip": "pure", "tzdata": "data", "ca-certificates": "data"}
+#: Names that many others need: how many there are at most, and the part of all names.
+_POPULAR, _POPULAR_PART = 2000, 0.12
+#: Times of builds: for the versions that the whole channel is built for, and for the newest of everything.
+_PINNED, _NEWEST = 1.0, 2.0
+#: Builds before this time are ``.tar.bz2`` files.
+_CONDA_FILES = 0.4
+_SYSTEM = {"linux-64": "__glibc >=2.17,<3.0.a0", "osx-arm64": "__osx >=11.0", "win-64": "__win"}
 _KINDS = ("library", "extension", "pure", "data")
 _WEIGHTS = (30, 28, 38, 4)
 #: Milliseconds from the first record to the last: ten years.
@@ -52,6 +71,16 @@ class Named:
     releases: list[Release]
     needs: list[str] = field(default_factory=list)
     constrains: str = ""
+    popular: bool = False
+    migrated: bool = False
+
+    @property
+    def pinned(self) -> Release:
+        """The release that the whole channel is built for: not of a new major version of a library."""
+        last = self.releases[-1]
+        older = [each for each in self.releases if each.major < last.major]
+        begun = next(each.at for each in self.releases if each.major == last.major)
+        return older[-1] if self.kind == "library" and older and begun > 0.9 else last
 
 
 def write_big_channel(root: Path, *, scale: float = 0.1, seed: int = 1) -> Path:
@@ -71,7 +100,7 @@ def write_big_channel(root: Path, *, scale: float = 0.1, seed: int = 1) -> Path:
 def chosen(count: int, *, scale: float = 0.1, seed: int = 1) -> list[str]:
     """Return names for a script: python, numpy, and packages that need many others."""
     names = _names(random.Random(seed), max(len(CORE), int(NAMES * scale)))
-    extra = [each.name for each in names[100::13] if each.kind in ("extension", "pure")]
+    extra = [each.name for each in names[200::13] if each.kind in ("extension", "pure")]
     return ["python", "numpy", *extra][:count]
 
 
@@ -83,13 +112,15 @@ def _names(draw: random.Random, count: int) -> list[Named]:
     for number in range(count):
         core = number < len(CORE)
         name = CORE[number] if core else f"pkg-{_spelled(number)}"
-        kind = "library" if core else draw.choices(_KINDS, _WEIGHTS)[0]
-        if name in ("numpy", "python"):
-            kind = "extension" if name == "numpy" else "python"
-        named = Named(name, kind, _releases(draw, number, kind))
-        if number and kind != "python":
+        kind = _KINDS_OF_CORE.get(name, "library") if core else draw.choices(_KINDS, _WEIGHTS)[0]
+        popular = number < min(_POPULAR, count * _POPULAR_PART)
+        releases = _releases(draw, kind, 4.25 if popular else 1.95)
+        named = Named(name, kind, releases, popular=popular, migrated=draw.random() < 0.5)
+        if kind == "python":
+            named.needs = list(_OF_PYTHON)
+        elif number:
             # names near the beginning are needed far more often
-            wanted = min(number, draw.choice((2, 3, 4, 6, 8, 12)))
+            wanted = min(number, draw.choice((1, 2, 3, 4, 5, 6) if core else (3, 4, 6, 8, 12, 16)))
             chosen = {int(number * draw.random() ** 2.2) for _ in range(wanted)}
             named.needs = [found[each].name for each in sorted(chosen) if found[each].kind != "python"]
             if draw.random() < 0.05:
@@ -100,17 +131,18 @@ def _names(draw: random.Random, count: int) -> list[Named]:
 
 def _spelled(number: int) -> str:
     """Return letters for a number, so that names do not sort by popularity."""
-    return hashlib.md5(str(number).encode(), usedforsecurity=False).hexdigest()[:7]
+    return hashlib.md5(str(number).encode(), usedforsecurity=False).hexdigest()[:9]
 
 
-def _releases(draw: random.Random, number: int, kind: str) -> list[Release]:
+def _releases(draw: random.Random, kind: str, logarithm: float) -> list[Release]:
+    """Return releases; ``logarithm`` is that of the median of their number."""
     if kind == "python":
         return [
             Release(f"{version}.{micro}", min(1.0, since + micro * 0.02), 3)
             for version, since in PYTHONS
             for micro in range(12)
         ]
-    count = max(1, min(120, int(draw.lognormvariate(2.15 if number > 400 else 3.2, 0.9))))
+    count = max(1, min(250, int(draw.lognormvariate(logarithm, 0.9))))
     times = sorted(draw.random() for _ in range(count))
     major, minor, found = 1, 0, []
     for at in times:
@@ -131,36 +163,44 @@ def _records(names: list[Named], subdir: str, seed: int) -> Iterator[tuple[str, 
     for named in names:
         if (named.kind in ("pure", "data")) != (subdir == "noarch"):
             continue
-        last = named.releases[-1]
+        last, pinned = named.releases[-1], named.pinned
         for release in named.releases:
-            # the newest version was built again for the newest of what it needs
-            for at in {release.at, 1.0} if release is last else {release.at}:
-                yield from _builds(draw, named, release, at, known, subdir)
+            yield from _builds(draw, named, release, release.at, known, subdir)
+            if release is last or release is pinned:  # was built again
+                yield from _builds(draw, named, release, _PINNED, known, subdir)
+        if named.migrated:
+            yield from _builds(draw, named, last, _NEWEST, known, subdir)
     if subdir != "noarch":
         for number, variant in enumerate(("mkl", "openblas")):
-            yield _record(draw, ("blas-mutex", "1.0", variant, number), subdir, 0.0, [])
+            yield _record(draw, ("blas-mutex", "1.0", variant, number), subdir, _PINNED, [], {"real": True})
+    else:
+        for version, since in PYTHONS:
+            build = f"8_cp{version.replace('.', '')}"
+            extra = {"noarch": "generic", "constrains": [f"python {version}.*"], "real": True}
+            yield _record(draw, ("python_abi", version, build, 8), subdir, max(since, _CONDA_FILES), [], extra)
 
 
 def _builds(
     draw: random.Random, named: Named, release: Release, at: float, known: dict[str, Named], subdir: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    number = 1 if at == 1.0 and release.at != 1.0 else 0
+    number = int(at) if at >= _PINNED else 0
     depends = [_need(known[name], at) for name in named.needs]
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = {"real": named.popular and at >= _PINNED}
     if named.constrains:
-        extra["constrains"] = [f"{named.constrains} >={known[named.constrains].releases[0].version}"]
+        extra["constrains"] = [_need(known[named.constrains], at)]
     mark = f"h{draw.getrandbits(28):07x}"
     if named.kind == "extension":
         for version, since in PYTHONS:
-            if since <= at < since + 0.5 or (at == 1.0 and since >= 0.3):
-                low, high = version, f"3.{int(version[2:]) + 1}"
-                python = f"python >={low},<{high}.0a0"
-                build = f"py{version.replace('.', '')}{mark}_{number}"
-                yield _record(draw, (named.name, release.version, build, number), subdir, at, [*depends, python], extra)
+            if since <= at < since + 0.5 or (at >= _PINNED and since >= 0.3):
+                low, high, short = version, f"3.{int(version[2:]) + 1}", version.replace(".", "")
+                python = [f"python >={low},<{high}.0a0", f"python_abi {version}.* *_cp{short}"]
+                build = f"py{short}{mark}_{number}"
+                needs = [*depends, *python]
+                yield _record(draw, (named.name, release.version, build, number), subdir, at, needs, extra)
     elif named.kind == "pure":
         extra["noarch"] = "python"
         build = f"pyhd8ed1ab_{number}"
-        yield _record(draw, (named.name, release.version, build, number), subdir, at, [*depends, "python >=3.8"], extra)
+        yield _record(draw, (named.name, release.version, build, number), subdir, at, [*depends, "python >=3.9"], extra)
     elif named.kind == "data":
         extra["noarch"] = "generic"
         yield _record(draw, (named.name, release.version, f"{number}", number), subdir, at, depends, extra)
@@ -171,14 +211,16 @@ def _builds(
             build = f"{number}_{variant}"
             yield _record(draw, (named.name, release.version, build, number), subdir, at, needs, extra)
     else:
-        for again in (number, number + 10)[: draw.choice((1, 1, 2))]:
+        depends.append(_SYSTEM[subdir])
+        most = 4 if named.kind == "python" else draw.choice((1, 1, 2))
+        for again in range(number, number + 10 * most, 10):
             yield _record(draw, (named.name, release.version, f"{mark}_{again}", again), subdir, at, depends, extra)
 
 
 def _need(named: Named, at: float) -> str:
-    """Return the dependency on what was the newest version of a name at that time."""
+    """Return the dependency on the version of a name that was built for at that time."""
     there = [each for each in named.releases if each.at <= at] or named.releases[:1]
-    newest = there[-1]
+    newest = named.pinned if at == _PINNED else there[-1]
     upper = f",<{newest.major + 1}.0a0" if named.kind == "library" else ""
     return f"{named.name} >={newest.version}{upper}"
 
@@ -192,6 +234,9 @@ def _record(
     extra: dict[str, Any] | None = None,
 ) -> tuple[str, dict[str, Any]]:
     name, version, text, number = build
+    file = f"{name}-{version}-{text}.{'conda' if at >= _CONDA_FILES else 'tar.bz2'}"
+    extra = dict(extra or {})
+    data = archive(file, subdir) if extra.pop("real", False) else None
     record = {
         "name": name,
         "version": version,
@@ -200,14 +245,16 @@ def _record(
         "depends": depends,
         "constrains": [],
         "subdir": subdir,
-        "timestamp": int(_BEGIN + at * _SPAN),
+        "timestamp": int(_BEGIN + min(at, 1.0) * _SPAN),
         "license": "BSD-3-Clause",
-        "size": draw.randrange(10_000, 30_000_000),
-        "md5": f"{draw.getrandbits(128):032x}",
-        "sha256": f"{draw.getrandbits(256):064x}",
-        **{key: value for key, value in (extra or {}).items() if value},
+        "size": draw.randrange(10_000, 30_000_000) if data is None else len(data),
+        "md5": f"{draw.getrandbits(128):032x}"
+        if data is None
+        else hashlib.md5(data, usedforsecurity=False).hexdigest(),
+        "sha256": f"{draw.getrandbits(256):064x}" if data is None else hashlib.sha256(data).hexdigest(),
+        **{key: value for key, value in extra.items() if value},
     }
-    return f"{name}-{version}-{text}.conda", record
+    return file, record
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -222,12 +269,12 @@ def write_subdir(place: Path, subdir: str, records: Iterator[tuple[str, dict[str
     for file, record in records:
         whole[file] = record
         by_name.setdefault(record["name"], {})[file] = record
-    document = {"info": {"subdir": subdir}, "packages": {}, "packages.conda": whole, "repodata_version": 1}
+    document = {"info": {"subdir": subdir}, **_by_kind(whole), "repodata_version": 1}
     (place / "repodata.json.zst").write_bytes(_COMPRESS.compress(json.dumps(document).encode()))
     index = {}
     for name, packages in by_name.items():
         kept = {file: _with_bytes(record) for file, record in packages.items()}
-        data = _COMPRESS.compress(msgpack.packb({"packages": {}, "packages.conda": kept, "removed": []}))
+        data = _COMPRESS.compress(msgpack.packb({**_by_kind(kept), "removed": []}))
         digest = hashlib.sha256(data)
         index[name] = digest.digest()
         (shards / f"{digest.hexdigest()}.msgpack.zst").write_bytes(data)
@@ -239,8 +286,47 @@ def write_subdir(place: Path, subdir: str, records: Iterator[tuple[str, dict[str
 def read_subdir(place: Path) -> dict[str, dict[str, Any]]:
     """Return the records of a subdir by file name."""
     data = zstandard.ZstdDecompressor().stream_reader((place / "repodata.json.zst").read_bytes()).read()
-    packages: dict[str, dict[str, Any]] = json.loads(data)["packages.conda"]
-    return packages
+    document = json.loads(data)
+    return {**document["packages"], **document["packages.conda"]}
+
+
+def _by_kind(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    old = {file: record for file, record in records.items() if file.endswith(".tar.bz2")}
+    return {"packages": old, "packages.conda": {file: each for file, each in records.items() if file not in old}}
+
+
+def archive(file: str, subdir: str) -> bytes:
+    """Return the package (``.conda``) of this name: two small files."""
+    stem = file.removesuffix(".conda")
+    name, version, build = stem.rsplit("-", 2)
+    files = {f"share/{name}/{stem}.txt": stem.encode(), f"bin/{name}": f"#!/bin/sh\necho {stem}\n".encode()}
+    number = int(build.rpartition("_")[2]) if build.rpartition("_")[2].isdigit() else 0
+    index = {"name": name, "version": version, "build": build, "build_number": number, "subdir": subdir}
+    paths = [
+        {"_path": path, "path_type": "hardlink", "sha256": hashlib.sha256(data).hexdigest(), "size_in_bytes": len(data)}
+        for path, data in files.items()
+    ]
+    about = {
+        "info/index.json": json.dumps({**index, "depends": []} | ({"noarch": "generic"} if subdir == "noarch" else {})),
+        "info/paths.json": json.dumps({"paths": paths, "paths_version": 1}),
+        "info/files": "".join(f"{path}\n" for path in files),
+    }
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as together:
+        together.writestr(zipfile.ZipInfo("metadata.json"), '{"conda_pkg_format_version": 2}')
+        for kind, parts in (("pkg", files), ("info", {path: text.encode() for path, text in about.items()})):
+            together.writestr(zipfile.ZipInfo(f"{kind}-{stem}.tar.zst"), _COMPRESS.compress(_tar(parts)))
+    return whole.getvalue()
+
+
+def _tar(files: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for path, data in files.items():
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mode = len(data), 0o755 if path.startswith("bin/") else 0o644
+            tar.addfile(entry, io.BytesIO(data))
+    return packed.getvalue()
 
 
 def _with_bytes(record: dict[str, Any]) -> dict[str, Any]:
