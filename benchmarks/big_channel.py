@@ -9,7 +9,7 @@ Some libraries have a new major version that only a part of the channel was buil
 the major versions before those, so every set of names has a solution, but the newest builds do not fit together.
 
 It has ``repodata.json.zst`` and, below ``shards``, sharded repodata (CEP 16). The newest builds of names that many
-others need can be installed: :func:`archive` makes their files when they are asked for.
+others need can be installed: :func:`archive` makes the files when they are asked for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import json
 import random
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ import zstandard
 NAMES = 31_771
 #: The Pythons, oldest first, and the part of the channel's history at which each begins.
 PYTHONS = (("3.9", 0.0), ("3.10", 0.15), ("3.11", 0.3), ("3.12", 0.5), ("3.13", 0.7), ("3.14", 0.9))
-SUBDIRS = ("linux-64", "osx-arm64", "win-64")
 #: Names that are always there; everything else depends on the first of them most often. Engines add pip to python.
 _OF_PYTHON = (
     *("libgcc", "libstdcxx", "zlib", "openssl", "xz", "readline", "libffi", "bzip2", "ncurses", "sqlite", "tk"),
@@ -41,6 +40,8 @@ CORE = ("python", *_OF_PYTHON, "libgfortran", "libopenblas", "libblas", "libcbla
 _KINDS_OF_CORE = {"python": "python", "numpy": "extension", "pip": "pure", "tzdata": "data", "ca-certificates": "data"}
 #: Names that many others need: how many there are at most, and the part of all names.
 _POPULAR, _POPULAR_PART = 2000, 0.12
+#: How many names have builds that can be installed.
+_INSTALLABLE = 1500
 #: Times of builds: for the versions that the whole channel is built for, and for the newest of everything.
 _PINNED, _NEWEST = 1.0, 2.0
 #: Builds before this time are ``.tar.bz2`` files.
@@ -71,7 +72,7 @@ class Named:
     releases: list[Release]
     needs: list[str] = field(default_factory=list)
     constrains: str = ""
-    popular: bool = False
+    installable: bool = False
     migrated: bool = False
 
     @property
@@ -83,14 +84,16 @@ class Named:
         return older[-1] if self.kind == "library" and older and begun > 0.9 else last
 
 
-def write_big_channel(root: Path, *, scale: float = 0.1, seed: int = 1) -> Path:
+def write_big_channel(
+    root: Path, *, scale: float = 0.1, seed: int = 1, subdirs: Sequence[str] = ("linux-64", "osx-arm64", "win-64")
+) -> Path:
     """Write the channel into a directory below ``root``, unless it is there; return the directory."""
     place = root / f"big-{seed}-{scale:g}"
     if (place / "complete").exists():
         return place
     draw = random.Random(seed)
     names = _names(draw, max(len(CORE), int(NAMES * scale)))
-    for subdir in (*SUBDIRS, "noarch"):
+    for subdir in (*subdirs, "noarch"):
         records = _records(names, subdir, seed)
         write_subdir(place / subdir, subdir, records)
     (place / "complete").write_text(str(len(names)))
@@ -104,6 +107,16 @@ def chosen(count: int, *, scale: float = 0.1, seed: int = 1) -> list[str]:
     return ["python", "numpy", *extra][:count]
 
 
+def impossible(count: int, *, scale: float = 0.1, seed: int = 1) -> list[str]:
+    """Return match specs without a solution: a version of one of the packages was built for old Pythons only."""
+    known = {each.name: each for each in _names(random.Random(seed), max(len(CORE), int(NAMES * scale)))}
+    names = chosen(count, scale=scale, seed=seed)[2:]
+    extensions = [known[each] for each in names if known[each].kind == "extension" and len(known[each].releases) > 1]
+    old = next(each for each in extensions if each.releases[0].at < PYTHONS[1][1])
+    specs = {old.name: f"{old.name} =={old.releases[0].version}"}
+    return [f"python >={PYTHONS[-1][0]}", "numpy", *(specs.get(each, each) for each in names)]
+
+
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
@@ -115,7 +128,7 @@ def _names(draw: random.Random, count: int) -> list[Named]:
         kind = _KINDS_OF_CORE.get(name, "library") if core else draw.choices(_KINDS, _WEIGHTS)[0]
         popular = number < min(_POPULAR, count * _POPULAR_PART)
         releases = _releases(draw, kind, 4.25 if popular else 1.95)
-        named = Named(name, kind, releases, popular=popular, migrated=draw.random() < 0.5)
+        named = Named(name, kind, releases, installable=number < _INSTALLABLE, migrated=draw.random() < 0.5)
         if kind == "python":
             named.needs = list(_OF_PYTHON)
         elif number:
@@ -183,9 +196,9 @@ def _records(names: list[Named], subdir: str, seed: int) -> Iterator[tuple[str, 
 def _builds(
     draw: random.Random, named: Named, release: Release, at: float, known: dict[str, Named], subdir: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    number = int(at) if at >= _PINNED else 0
+    number = 50 * int(at) if at >= _PINNED else 0  # the last builds of a version count most
     depends = [_need(known[name], at) for name in named.needs]
-    extra: dict[str, Any] = {"real": named.popular and at >= _PINNED}
+    extra: dict[str, Any] = {"real": named.installable and at >= _PINNED}
     if named.constrains:
         extra["constrains"] = [_need(known[named.constrains], at)]
     mark = f"h{draw.getrandbits(28):07x}"

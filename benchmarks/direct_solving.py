@@ -6,6 +6,7 @@ Prints the number of packages, and the URL of each.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -29,4 +30,5 @@ async def packages(cache: Path, channels: list[str], specs: list[str]) -> list[s
 if __name__ == "__main__":
     Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
     found = asyncio.run(packages(Path(sys.argv[1]), sys.argv[2].split(","), sys.argv[3:]))
-    print(len(found), *found, sep="\n")
+    print(len(found), *found, sep="\n", flush=True)
+    os._exit(0)  # at Python's own end, a thread of rattler's can crash

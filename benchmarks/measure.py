@@ -24,8 +24,9 @@ class Case:
     """A command that is timed from start to end.
 
     ``base`` is the case that its added cost is relative to; ``prepare`` is called before each run and is not timed;
-    ``copies`` are started at once; it runs in every ``every``-th round; with ``peak`` its memory is measured. Instead
-    of a command, ``timed`` can do something and return how many seconds it took, and its memory in bytes or None.
+    ``copies`` are started at once; it runs in every ``every``-th round; with ``peak`` its memory is measured; ``fails``
+    says that it exits with another status than 0. Instead of a command, ``timed`` can do something and return how many
+    seconds it took, and its memory in bytes or None.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Case:
     copies: int = 1
     every: int = 1
     peak: bool = False
+    fails: bool = False
     timed: Callable[[], tuple[float, int | None]] | None = field(default=None, repr=False)
 
 
@@ -121,7 +123,7 @@ def _rehearse(case: Case) -> None:
     ]
     for process in running:
         said, _ = process.communicate()
-        if process.returncode:
+        if bool(process.returncode) != case.fails:
             words = said.decode("utf-8", "replace")[-2000:]
             raise Failed(f"{case.name} ({' '.join(case.argv)}) ended with {process.returncode}:\n{words}")
 
@@ -142,7 +144,7 @@ def _run(case: Case) -> tuple[float, int | None]:
         pids.append(os.posix_spawn(program, argv, env, file_actions=actions))
     statuses = [os.waitpid(pid, 0)[1] for pid in pids]
     seconds = (time.perf_counter_ns() - begun) / 1e9
-    if any(statuses):
+    if any(statuses) != case.fails:
         raise Failed(f"{case.name} ({' '.join(argv)}) ended with {os.waitstatus_to_exitcode(max(statuses))}")
     return seconds, None
 

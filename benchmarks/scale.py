@@ -1,6 +1,6 @@
 """Solving in a channel of conda-forge's size, by cetool, by py-rattler called directly, and by other engines.
 
-Nothing is installed: ``cetool check --solve``, and the dry runs of conda, mamba and micromamba.
+cetool solves with ``cetool check --solve``, the engines with dry runs; ``cetool path`` creates an environment.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.big_channel import NAMES, chosen, write_big_channel
+from benchmarks.big_channel import NAMES, chosen, impossible, write_big_channel
 from benchmarks.groups import Difference, Group, Peak, Ratio
 from benchmarks.measure import Case, Failed
 from benchmarks.scene import Scene
@@ -24,10 +25,18 @@ from benchmarks.scene import Scene
 _DIRECT = Path(__file__).with_name("direct_solving.py")
 _ENGINES = ("micromamba", "mamba", "conda")
 #: The states of the metadata: what the server says of its answers, and whether the cache is emptied before each run.
-_STATES = {"nothing cached": ("fresh", True), "cached": ("fresh", False), "expired": ("stale", False)}
+_STATES = {
+    "nothing cached": ("fresh", True),
+    "metadata cached": ("fresh", False),
+    "metadata expired": ("stale", False),
+}
 #: Of micromamba's time, by the number of names, and for answers that are 25 ms late.
 _TARGETS = {2: 0.6, 10: 0.95, 40: 0.95}
 _SLOW_TARGET = 0.2
+#: Bytes that cetool may take, by the number of names.
+_MEMORY = {2: 90e6, 40: 400e6}
+#: Seconds to use the solution of 40 names again, and to find that a lock is up to date.
+_AGAIN, _UP_TO_DATE = 0.3, 0.15
 
 
 @contextlib.contextmanager
@@ -54,29 +63,41 @@ def serving(directory: Path) -> Iterator[str]:
             process.stdin.close()
 
 
-def scale_group(scene: Scene, rounds: int, address: str, channel: Path, size: float, seed: int) -> Group:
-    """Solve for 2, 10 and 40 names in each state of the cache, and lock for one and for three platforms."""
+def scale_group(scene: Scene, rounds: int, address: str, size: float, seed: int) -> Group:
+    """Solve for 2, 10 and 40 names in each state of the cache, fail to, create an environment, and lock."""
     cases: list[Case] = []
     comparisons: list[Ratio | Difference | Peak] = []
+
+    def compare(task: _Task, target: float | None) -> None:
+        cases.extend(_solvers(scene, task))
+        comparisons.extend(_compared(scene, task.title, target))
+
     for count in (2, 10, 40):
         specs = chosen(count, scale=size, seed=seed)
         for state, (how, empty) in _STATES.items():
-            title = f"{count} names, {state}"
-            cases += _solvers(scene, f"{address}/{how}", specs, title, empty=empty)
-            comparisons += _compared(scene, title, _TARGETS[count])
-        comparisons.append(Peak(f"memory for {count} names", f"cetool, {count} names, cached", _memory(count)))
-    many, few = chosen(40, scale=size, seed=seed), chosen(2, scale=size, seed=seed)
-    cases += _solvers(scene, f"{address}/slow", many, "40 names, answers 25 ms late", empty=True)
-    comparisons += _compared(scene, "40 names, answers 25 ms late", _SLOW_TARGET)
-    for state, empty in (("nothing cached", True), ("cached", False)):
-        title = f"2 names, no shards, {state}"
-        cases += _solvers(scene, f"{address}/plain", few, title, empty=empty)
-        comparisons += _compared(scene, title, _TARGETS[2])
+            compare(_Task(f"{count} names, {state}", f"{address}/{how}", specs, empty=empty), _TARGETS[count])
+        task = _Task(f"{count} names, solved before", f"{address}/fresh", specs)
+        cases.append(_cetool(scene, task, again=True))
+        if "micromamba" in scene.programs:
+            below = f"micromamba, {count} names, metadata cached"
+            comparisons.append(Ratio(f"cetool, of micromamba: {task.title}", f"cetool, {task.title}", below))
+        comparisons.append(
+            Peak(f"memory for {count} names", f"cetool, {count} names, metadata cached", _MEMORY.get(count))
+        )
+    comparisons.append(Difference("40 names, solved before", "cetool, 40 names, solved before", target=_AGAIN))
+    few, many = (chosen(count, scale=size, seed=seed) for count in (2, 40))
+    compare(_Task("40 names, answers 25 ms late", f"{address}/slow", many, empty=True), _SLOW_TARGET)
+    for state, empty in (("nothing cached", True), ("metadata cached", False)):
+        compare(_Task(f"2 names, no shards, {state}", f"{address}/plain", few, empty=empty), _TARGETS[2])
+    for count in (10, 40):
+        specs = impossible(count, scale=size, seed=seed)
+        compare(_Task(f"{count} names, unsatisfiable", f"{address}/fresh", specs, fails=True), None)
+    compare(_Task("creation, 40 names, packages cached", f"{address}/fresh", many, creates=True), None)
     cases += _locks(scene, f"{address}/fresh", chosen(10, scale=size, seed=seed))
     comparisons.append(
         Ratio("three platforms, of one", "cetool lock, 3 platforms", "cetool lock, 1 platform", target=1.5)
     )
-    comparisons.append(Difference("a lock that is up to date", "cetool lock, up to date", target=0.15))
+    comparisons.append(Difference("a lock that is up to date", "cetool lock, up to date", target=_UP_TO_DATE))
     asking = [case for case in cases if case.name.startswith("cetool") and "nothing cached" in case.name]
     notes = [
         f"The channel has {int(NAMES * size):,} names (conda-forge's is of size 1: {NAMES:,}), seed {seed}.",
@@ -85,41 +106,75 @@ def scale_group(scene: Scene, rounds: int, address: str, channel: Path, size: fl
     return Group("scale", "Solving in a large channel", rounds, cases, comparisons, notes)
 
 
-def _memory(count: int) -> float | None:
-    return {2: 90e6, 40: 400e6}.get(count)
+@dataclass(frozen=True)
+class _Task:
+    """What each engine does: solve for ``specs``; ``empty`` if nothing is cached, ``fails`` if there is no solution."""
+
+    title: str
+    channel: str
+    specs: list[str]
+    empty: bool = False
+    fails: bool = False
+    creates: bool = False
+
+    def place(self, scene: Scene, name: str) -> Path:
+        """Return a directory of an engine."""
+        return scene.home.path / "scale" / self.title.replace(" ", "-").replace(",", "") / name
 
 
-def _compared(scene: Scene, title: str, target: float) -> list[Ratio]:
-    """Return the comparisons with micromamba, and with rattler itself, which has no target."""
-    found = [Ratio(f"cetool, of rattler itself: {title}", f"cetool, {title}", f"rattler itself, {title}")]
+def _compared(scene: Scene, title: str, target: float | None) -> Iterator[Ratio]:
+    """Yield the comparisons with micromamba, and with rattler itself, which has no target."""
+    if not title.startswith("creation"):
+        yield Ratio(f"cetool, of rattler itself: {title}", f"cetool, {title}", f"rattler itself, {title}")
     if "micromamba" in scene.programs:
-        name = f"cetool, of micromamba: {title}"
-        found.append(Ratio(name, f"cetool, {title}", f"micromamba, {title}", target=target))
-    return found
+        yield Ratio(f"cetool, of micromamba: {title}", f"cetool, {title}", f"micromamba, {title}", target=target)
 
 
-def _solvers(scene: Scene, channel: str, specs: list[str], title: str, *, empty: bool) -> list[Case]:
-    place = scene.home.path / "scale" / title.replace(" ", "-").replace(",", "")
-    script = scene.script(f"{place.name}.py", env=f"[{', '.join(specs)}]")
-    cache = place / "cetool"
-    env = {**scene.env, "CETOOL_CACHE_DIR": str(cache), "CETOOL_CHANNELS": channel, "CETOOL_ENGINE": "rattler"}
-    argv: tuple[str, ...] = (scene.cetool, "check", "--solve", "--ignore", "unpinned", script)
-    measured = title.endswith("names, cached")
-    cases = [Case(f"cetool, {title}", argv, env, prepare=_emptied(cache, empty), peak=measured)]
-    direct = place / "rattler"
-    argv = (sys.executable, str(_DIRECT), str(direct), channel, *specs)
-    cases.append(Case(f"rattler itself, {title}", argv, scene.env, prepare=_emptied(direct, empty)))
+def _solvers(scene: Scene, task: _Task) -> Iterator[Case]:
+    yield _cetool(scene, task)
+    if not task.creates:
+        place = task.place(scene, "rattler")
+        argv: tuple[str, ...] = (sys.executable, str(_DIRECT), str(place), task.channel, *task.specs)
+        gone = _without(place) if task.empty else None
+        yield Case(f"rattler itself, {task.title}", argv, scene.env, prepare=gone, fails=task.fails)
     for name in _ENGINES:
         program = scene.programs.get(name)
         if program is None:
             scene.skipped[f"the engine {name}"] = f"{name} is not on the PATH"
-            continue
-        packages = place / name
-        prefix = str(place / f"{name}-prefix")
-        argv = (program, "create", "--yes", "--dry-run", "-p", prefix, "--override-channels", "-c", channel, *specs)
-        env = {**scene.env, "CONDA_PKGS_DIRS": str(packages)}
-        cases.append(Case(f"{name}, {title}", argv, env, prepare=_emptied(packages, empty), every=2))
-    return cases
+        elif name != "conda" or task.title.endswith("names, metadata cached"):  # conda takes ten times as long
+            yield _engine(scene, task, name, program)
+
+
+def _cetool(scene: Scene, task: _Task, *, again: bool = False) -> Case:
+    """Return cetool's case; it solves unless the solution is used ``again``."""
+    cache = task.place(scene, "cetool")
+    script = scene.script(f"{cache.parent.name}.py", env=json.dumps(task.specs))
+    env = {**scene.env, "CETOOL_CACHE_DIR": str(cache), "CETOOL_CHANNELS": task.channel, "CETOOL_ENGINE": "rattler"}
+    words = ("path",) if task.creates else ("check", "--solve", "--ignore", "unpinned")
+    solved = () if again else (cache / "pkgs" / "repodata" / "solutions",)
+    gone = (cache,) if task.empty else (*solved, *((cache / "envs",) if task.creates else ()))
+    measured = task.title.endswith("names, metadata cached")
+    return Case(
+        f"cetool, {task.title}",
+        (scene.cetool, *words, script),
+        env,
+        prepare=_without(*gone),
+        peak=measured,
+        fails=task.fails,
+    )
+
+
+def _engine(scene: Scene, task: _Task, name: str, program: str) -> Case:
+    place = task.place(scene, name)
+    place.mkdir(parents=True, exist_ok=True)
+    prefix = place / "prefix"
+    words = ("create", "--yes", *(() if task.creates else ("--dry-run",)), "-p", str(prefix))
+    argv = (program, *words, "--override-channels", "-c", task.channel, *task.specs)
+    home = place / "home"  # micromamba keeps shards there
+    env = {**scene.env, "HOME": str(home), "XDG_CACHE_HOME": str(home), "MAMBA_ROOT_PREFIX": str(home / "root")}
+    env["CONDA_PKGS_DIRS"] = str(home / "packages")
+    gone = (home, prefix) if task.empty else (prefix,)
+    return Case(f"{name}, {task.title}", argv, env, prepare=_without(*gone), every=2, fails=task.fails)
 
 
 def _locks(scene: Scene, channel: str, specs: list[str]) -> list[Case]:
@@ -135,12 +190,16 @@ def _locks(scene: Scene, channel: str, specs: list[str]) -> list[Case]:
     return cases
 
 
-def _without(lock: Path) -> Callable[[], None]:
-    return lambda: lock.unlink(missing_ok=True)
+def _without(*paths: Path) -> Callable[[], None]:
+    """Return a function that removes files and directories."""
 
+    def remove() -> None:
+        for path in paths:
+            if path.is_file():
+                path.unlink()
+            shutil.rmtree(path, ignore_errors=True)
 
-def _emptied(directory: Path, empty: bool) -> Callable[[], None] | None:
-    return (lambda: shutil.rmtree(directory, ignore_errors=True)) if empty else None
+    return remove
 
 
 def _traffic(case: Case, address: str) -> str:
@@ -161,4 +220,4 @@ def scaled(scene: Scene, rounds: int, size: float, seed: int) -> Iterator[Group]
     """Make the channel, serve it, and provide the group."""
     channel = write_big_channel(scene.home.path / "channel", scale=size, seed=seed)
     with serving(channel) as address:
-        yield scale_group(scene, rounds, address, channel, size, seed)
+        yield scale_group(scene, rounds, address, size, seed)

@@ -111,6 +111,30 @@ def test_the_benchmark_measures_a_server(tmp_path: Path, scale: int) -> None:
     assert targets["an answer: hit"] == 0.003
 
 
+def test_the_benchmark_measures_solving(tmp_path: Path, scale: int) -> None:
+    """With ``--long``, since it takes a minute."""
+    if scale == 1:
+        pytest.skip("only with --long")
+    told = tmp_path / "told.json"
+    words = ("--quick", "--rounds", "20", "--only", "scale", "--json", str(told))
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *words],
+        cwd=_ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (group,) = json.loads(told.read_text(encoding="utf-8"))["groups"]
+    names = {case["name"] for case in group["cases"]}
+    for title in ("2 names, nothing cached", "10 names, metadata expired", "40 names, unsatisfiable"):
+        assert {f"cetool, {title}", f"rattler itself, {title}"} <= names
+    targets = {each["name"]: each["target"] for each in group["comparisons"]}
+    assert targets["three platforms, of one"] == 1.5
+    assert targets["a lock that is up to date"] == 0.15
+    assert targets["40 names, solved before"] == 0.3
+
+
 def _check_group(group: dict[str, Any]) -> None:
     """The group has its cases, each case its base and as many samples as it took part in rounds."""
     cases = {case["name"]: case for case in group["cases"]}
@@ -155,8 +179,8 @@ def test_docs_have_room_for_every_group() -> None:
 
 def test_the_large_channel_is_the_same_for_a_seed_and_every_set_of_names_has_a_solution(tmp_path: Path) -> None:
     """Solved through the channel's server, with shards and without, by py-rattler itself."""
-    directory = write_big_channel(tmp_path / "one", scale=0.01)
-    again = write_big_channel(tmp_path / "two", scale=0.01)
+    directory = write_big_channel(tmp_path / "one", scale=0.01, subdirs=("linux-64",))
+    again = write_big_channel(tmp_path / "two", scale=0.01, subdirs=("linux-64",))
     for file in ("linux-64/repodata.json.zst", "noarch/repodata_shards.msgpack.zst"):
         assert (directory / file).read_bytes() == (again / file).read_bytes()
     names = chosen(20, scale=0.01)

@@ -16,6 +16,7 @@ import pytest
 from support.requests import HOLD, request_for
 
 from cetool.declare.package import Package
+from cetool.engines.errors import UnsatisfiableError
 from cetool.engines.protocol import SilentProgress
 from cetool.engines.rattler.engine import RattlerEngine
 
@@ -67,7 +68,7 @@ def write_plainly(subdir: Path) -> None:
 
 def local_channel(root: Path, seed: int = 1) -> Path:
     """Write a channel that can be used from the directory, too."""
-    path = write_big_channel(root, scale=0.01, seed=seed)
+    path = write_big_channel(root, scale=0.01, seed=seed, subdirs=("linux-64",))
     for subdir in ("linux-64", "noarch"):
         write_plainly(path / subdir)
     return path
@@ -121,12 +122,19 @@ def test_a_change_of_any_field_is_seen(big: Channel, tmp_path: Path, way: str) -
 
         original = read_subdir(big.path / package.subdir)
         big.change(package.subdir, changed)
-        again, remembered = solve(channels, tmp_path / "cache", *_NAMES)
+        again, remembered = _answer(channels, tmp_path / "cache")
         assert not remembered, field
-        fresh, _ = solve(channels, tmp_path / f"fresh-{number}", *_NAMES)
-        assert again == fresh, field
+        assert (again, False) == _answer(channels, tmp_path / f"fresh-{number}"), field
         write_subdir(big.path / package.subdir, package.subdir, iter(original.items()))
         write_plainly(big.path / package.subdir)
+
+
+def _answer(channels: tuple[str, ...], cache: Path) -> tuple[list[Package] | str, bool]:
+    """Return the solution, or that there is none, and whether it was remembered."""
+    try:
+        return solve(channels, cache, *_NAMES)
+    except UnsatisfiableError as error:
+        return str(error), False
 
 
 def _set(field: str, value: Any) -> Callable[[Records, str], None]:
