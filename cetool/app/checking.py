@@ -10,7 +10,7 @@ from typing import Literal
 
 from cetool.app.consent import consent_to
 from cetool.app.deciding import specify
-from cetool.app.decision import Decision
+from cetool.app.decision import Decision, placed
 from cetool.app.reporting import Reporter
 from cetool.app.sources import Source, open_source
 from cetool.app.world import World
@@ -148,7 +148,8 @@ def _solve(source: Source | None, metadata: ScriptMetadata, world: World, report
             if not decision.spec.is_locked:
                 count_packages(world.request(decision.spec), progress, Hold(consent, own_process=world.own_process))
         except UnsatisfiableError as error:
-            line = metadata.lines[0] if metadata.lines else None
+            where = placed(error, source, metadata).where
+            line = where.line if where else metadata.lines[0] if metadata.lines else None
             hint = "\n".join(filter(None, (*error.details, error.hint)))
             return [Finding("unsatisfiable", scrub(error.message), line, scrub(hint) or None)]
     return []

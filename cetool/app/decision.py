@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cetool.app.sources import Source
 from cetool.app.world import NOTHING, Evidence
-from cetool.base.errors import UsageError
+from cetool.base.errors import CetoolError, UsageError
 from cetool.base.process import Consent
+from cetool.base.text import pattern
 from cetool.base.values import Value
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.metadata import ScriptMetadata
 from cetool.declare.requirements import Requirements
+
+#: The errors that are about one of the declared packages or channels.
+_PLACED = ("package-not-found", "pypi-not-found", "channel-not-found", "spec-unsatisfiable")
+_NAME = pattern(r"[^\s,<>=!~\[]+")
+
+_E = TypeVar("_E", bound=CetoolError)
 
 
 class LockChoice(Value):
@@ -170,3 +178,16 @@ def refuse_overlay(needs: Requirements, name: str, what: str) -> None:
             f"{name} runs in an overlay on {needs.overlay.base}; {what}",
             hint="`cetool overlay freeze SCRIPT` writes base and overlay as one ordinary environment.",
         )
+
+
+def placed(error: _E, source: Source | None, metadata: ScriptMetadata) -> _E:
+    """Return the error, with the line of the block if it is about a package or channel that the script declares."""
+    lines, name = metadata.lines, _NAME.match(error.about or "")
+    if error.code not in _PLACED or error.where or source is None or lines is None or name is None:
+        return error
+    if metadata.cell is not None:
+        return error
+    rows = source.script.text.split("\n")[lines[0] - 1 : lines[1]]
+    written = re.compile(rf"(?<![\w.-]){re.escape(name[0])}(?![\w-])", re.IGNORECASE)
+    line = next((number for number, row in enumerate(rows, lines[0]) if written.search(row)), None)
+    return error if line is None else error.but(where=source.script.at(line))

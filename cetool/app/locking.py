@@ -11,12 +11,12 @@ from pathlib import Path
 
 from cetool.app.consent import consent_to
 from cetool.app.deciding import specify
-from cetool.app.decision import Subject, refuse_named, refuse_overlay
+from cetool.app.decision import Subject, placed, refuse_named, refuse_overlay
 from cetool.app.reporting import CreationProgress, Reporter
 from cetool.app.sources import Source, open_source
 from cetool.app.world import World
 from cetool.base.durations import is_span, moment_text, rfc3339
-from cetool.base.errors import Location, MetadataError, UsageError
+from cetool.base.errors import EngineError, Location, MetadataError, UsageError
 from cetool.base.files import read_if_there
 from cetool.base.text import printable
 from cetool.base.urls import redact, strip_credentials
@@ -183,8 +183,13 @@ def lock_source(source: Source, wish: LockWish, world: World, reporter: Reporter
     elif wish.check and (old is None or _is_stale(old, asked)):
         new, changed = old or Lock(()), True
     else:
-        with reporter.progress() as progress:
-            new = _solved(source, asked, place.before, wish, world, reporter, progress)
+        try:
+            with reporter.progress() as progress:
+                new = _solved(source, asked, place.before, wish, world, reporter, progress)
+        except EngineError as error:
+            if wish.env_file is None:
+                error = placed(error, source, read_metadata(source.script, platforms[0]))
+            raise error from None
         # a pixi.lock has packages only, and a lock that another tool wrote needs no more to be up to date
         loosely = place.format == PIXI or (wish.check and old is not None and not _keeps_requests(old))
         if old is not None and _moves_on(asked, wish):

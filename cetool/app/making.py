@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cetool import __version__
-from cetool.app.decision import Decision
+from cetool.app.decision import Decision, placed
 from cetool.app.reporting import Reporter
 from cetool.app.world import World, prepare
 from cetool.base.durations import format_size
@@ -65,31 +65,12 @@ def make(
         try:
             lease = ensure(world.store, spec, build, refresh=refresh, on_wait=progress.wait, purpose=decision.purpose)
         except EngineError as error:
-            raise _placed(error, decision) from None
+            raise placed(error, decision.source, decision.metadata) from None
     if lease.created:
         reporter.say(_created(decision.requirements, lease.marker))
         with contextlib.suppress(OSError):  # the log also finds it on disk, and then counts it as just used
             note_made(world.paths.spool, lease.prefix.name)
     return lease
-
-
-def _placed(error: EngineError, decision: Decision) -> EngineError:
-    """Return the error, with the line of the block if it is about a package or channel that the script declares."""
-    source, lines, name = decision.source, decision.metadata.lines, re.match(r"[^\s,<>=!~\[]+", error.about or "")
-    if (
-        error.code not in ("package-not-found", "pypi-not-found", "channel-not-found")
-        or error.where
-        or source is None
-        or lines is None
-        or name is None
-    ):
-        return error
-    if decision.metadata.cell is not None:
-        return error
-    rows = source.script.text.split("\n")[lines[0] - 1 : lines[1]]
-    written = re.compile(rf"(?<![\w.-]){re.escape(name[0])}(?![\w-])", re.IGNORECASE)
-    line = next((number for number, row in enumerate(rows, lines[0]) if written.search(row)), None)
-    return error if line is None else error.but(where=source.script.at(line))
 
 
 class Making(ProgressOver):

@@ -94,9 +94,9 @@ def test_findings_are_lines_and_an_exit_status(home: Home) -> None:
 
 def test_satisfiable_or_not_is_found_out_without_making_anything(home: Home) -> None:
     home.write("good.sh", "# conda execute\n# env: [hello-bin =1, python >=3]\n")
-    home.write("torn.sh", "# conda execute\n# env: [conflict-a =1, conflict-b =1]\n")
+    home.write("torn.sh", "# conda execute\n# env:\n#  - python >=3\n#  - conflict-a =1\n#  - conflict-b =1\n")
     home.write("none.sh", "# conda execute\n# env: [hello-bim =1]\n")
-    home.write("late.sh", "# conda execute\n# env: [hello-bin >=9]\n")
+    home.write("late.sh", "# conda execute\n# channels: [conda-forge]\n# env: [hello-bin >=9]\n")
     done = home.cetool("check", "--solve", "good.sh")
     assert (done.returncode, done.stdout, unconfirmed(done.stderr)) == (0, "", "")
     done = home.cetool("check", "--solve", "--json", "good.sh", "torn.sh", "none.sh", "late.sh")
@@ -105,7 +105,11 @@ def test_satisfiable_or_not_is_found_out_without_making_anything(home: Home) -> 
     assert [(item["script"], item["rule"]) for item in findings] == [
         (name, "unsatisfiable") for name in ("torn.sh", "none.sh", "late.sh")
     ]
+    assert [item["line"] for item in findings] == [4, 2, 3]
     assert "hello-bin" in findings[1]["hint"]
+    for name, line in (("torn.sh", 4), ("none.sh", 2), ("late.sh", 3)):  # running and locking name the same line
+        for words in (("run", name), ("lock", name)):
+            assert told(home.cetool(*words).stderr)[0].startswith(f"cetool: {name}:{line}: "), words
     assert environments(home) == {}
     # what cannot be found out is no finding
     shutil.rmtree(home.cache)
