@@ -35,7 +35,7 @@ _VERSION = pattern(r"(?:[0-9]+!)?[a-z0-9_.+]+")
 _BUILD = pattern(r"[A-Za-z0-9_.+*]+")
 _BUILD_NUMBER = pattern(r"(==|!=|>=|<=|[<>=])?\s*([0-9]{1,18})")
 _DOTTED_NUMBERS = pattern(r"[0-9]+(?:\.[0-9]+)+(?:\.?\*)?")
-_NAME = pattern(r"[^\s=<>!~]+")
+_NAME = pattern(r"[^\s=<>!~(]+")
 _CLAUSE = pattern(r"\s*(===?|[~!<>]=|[=<>])?\s*((?:[0-9]+!)?[^\s,|()=<>!~]+)")
 _PAIR = pattern(r"""\s*([A-Za-z0-9_-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|\[([^\[\]]*)\]|([^\s,'"\[\]]+))\s*(,|\Z|(?=\s))""")
 _MOST_NESTED = 20

@@ -79,7 +79,8 @@ def conflict_error(
     roots = read_tree(scrub(without_controls(words)))
     if not roots:
         return None
-    involved = _involved(roots, asked)
+    limiting = [spec for spec in _of_names(map(_name, _absent(roots)), asked) if _is_limited(spec)]
+    involved = list(dict.fromkeys([*_involved(roots, asked), *limiting]))
     named = ", ".join(map(redact, involved[:_MOST_NAMED])) + (", ..." if len(involved) > _MOST_NAMED else "")
     if len(involved) == 1:
         message = f"{named!r} cannot be installed"

@@ -78,6 +78,7 @@ RATTLER_DEVIATES = re.compile(
         ("blas=*=openblas", "blas * openblas"),
         ("python=3.11.*=*_cpython", "python 3.11.* *_cpython"),
         ("libfoo >=1.2|<1.0", "libfoo >=1.2|<1.0"),
+        *((text, "pkg >=1.8,<2") for text in ("pkg(>=1.8,<2)", "pkg (>=1.8, <2)")),
         ("defaults/linux-64::x", "defaults/linux-64::x"),
         ("conda-forge/label/Dev_1::x", "conda-forge/label/Dev_1::x"),
         ("x[build_number=3]", 'x[build_number="==3"]'),

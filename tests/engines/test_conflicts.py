@@ -178,6 +178,7 @@ def test_the_embedded_solver_is_shown_in_the_same_form(home: Home) -> None:
 
 def test_a_request_that_hides_all_that_would_fit_is_the_one_to_relax(home: Home) -> None:
     done = home.cetool("create", "shared-lib ==1", "conflict-b")
+    assert done.stderr.startswith("cetool: these packages conflict: conflict-b, shared-lib ==1\n")
     assert "Relax 'shared-lib ==1', or leave out 'conflict-b'" in done.stderr
 
 
