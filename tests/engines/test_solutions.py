@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -187,14 +188,70 @@ def test_three_channels_are_one_state(big: Channel, tmp_path: Path) -> None:
     assert not remembered and again == solve(channels, tmp_path / "fresh", *_NAMES)[0]
 
 
+@pytest.mark.parametrize("way", ["shards", "no shards", "directory"])
+def test_a_subdir_that_is_gone_or_comes_back_is_seen(big: Channel, tmp_path: Path, way: str) -> None:
+    """rattler keeps the index of a subdir that a server does not have any more."""
+    other = local_channel(tmp_path / "other", seed=2)
+    channels = (big.urls[way], other.as_uri())
+    first, _ = solve(channels, tmp_path / "cache", "python", "numpy")
+    assert {package.channel for package in first} == {big.urls[way]}
+    subdir, away = big.path / "linux-64", big.path / "away"
+    if way == "directory":  # rattler requires the directory
+        shutil.copytree(subdir, away)
+        write_subdir(subdir, "linux-64", iter(()))
+        write_plainly(subdir)
+    else:
+        subdir.rename(away)
+    without, remembered = solve(channels, tmp_path / "cache", "python", "numpy")
+    assert not remembered and other.as_uri() in {package.channel for package in without}
+    assert without == solve(channels, tmp_path / "fresh", "python", "numpy")[0]
+    assert solve(channels, tmp_path / "cache", "python", "numpy")[0] == without
+    shutil.rmtree(subdir, ignore_errors=True)
+    away.rename(subdir)
+    assert solve(channels, tmp_path / "cache", "python", "numpy")[0] == first
+
+
+def _of_another(path: Path) -> bytes:
+    return next(other for other in path.parent.iterdir() if other != path).read_bytes()
+
+
+_DAMAGES: dict[str, Callable[[Path], bytes]] = {
+    "empty": lambda path: b"",
+    "not JSON": lambda path: b"\x00" * 100,
+    "nothing": lambda path: b"{}",
+    "another form": lambda path: b"[1]",
+    "no packages": lambda path: json.dumps({"cetool": json.loads(path.read_bytes())["cetool"]}).encode(),
+    "cut off": lambda path: path.read_bytes()[:-1000],
+    "a field": lambda path: path.read_bytes().replace(b'"build_number": 1,', b'"build_number": 2,', 1),
+    "an address": lambda path: path.read_bytes().replace(b"/noarch/", b"/noarcH/", 1),
+    "a type": lambda path: path.read_bytes().replace(b'"build_number": 1,', b'"build_number": [],', 1),
+    "another solution": _of_another,
+}
+
+
 def test_a_damaged_solution_is_solved_again(big: Channel, tmp_path: Path) -> None:
     channels = (big.urls["shards"],)
+    solve(channels, tmp_path / "cache", *_NAMES[:4])
+    (kept,) = (tmp_path / "cache").rglob("solutions/*")
     first, _ = solve(channels, tmp_path / "cache", *_NAMES)
-    for damage in (b"", b"{}", b"[1]", b'{"state": 1}'):
-        for path in (tmp_path / "cache").rglob("solutions/*/*.json"):
-            path.write_bytes(damage)
-        assert solve(channels, tmp_path / "cache", *_NAMES) == (first, False)
-        assert solve(channels, tmp_path / "cache", *_NAMES) == (first, True)
+    (path,) = (each for each in kept.parent.iterdir() if each != kept)
+    for name, damage in _DAMAGES.items():
+        path.write_bytes(damage(path))
+        assert solve(channels, tmp_path / "cache", *_NAMES) == (first, False), name
+        assert solve(channels, tmp_path / "cache", *_NAMES) == (first, True), name
+
+
+def test_solutions_that_cannot_be_kept_or_read_do_no_harm(big: Channel, tmp_path: Path) -> None:
+    channels = (big.urls["shards"],)
+    first, _ = solve(channels, tmp_path / "cache", *_NAMES)
+    (path,) = (tmp_path / "cache").rglob("solutions/*")
+    path.unlink()
+    os.mkfifo(path)
+    assert solve(channels, tmp_path / "cache", *_NAMES) == (first, False)
+    assert solve(channels, tmp_path / "cache", *_NAMES) == (first, True)
+    shutil.rmtree(path.parent)
+    path.parent.write_text("not a directory")
+    assert solve(channels, tmp_path / "cache", *_NAMES) == (first, False)
 
 
 def test_generated_requests_have_the_solutions_of_rattler_itself(big: Channel, tmp_path: Path, scale: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -141,7 +141,8 @@ class Creation:
         if solutions is not None:
             with self.pulse.watched():  # checks the indexes; the solver would do the same
                 await gateway.query(sources, subdirs, [_NO_NAME], recursive=False, channel_relations="disabled")
-            found = solutions.find()
+                empty = await self._empty(gateway, subdirs[0], solutions.unsure())
+            found = solutions.find(empty)
             if found is not None:
                 self.progress.note("The channels have not changed since the same request was solved")
                 return found
@@ -192,14 +193,25 @@ class Creation:
         if request.spec.exclude_newer is not None and is_span(request.spec.exclude_newer):
             return None
         asked = (
-            [str(spec) for spec, _ in plan.specs],
-            [str(pin) for pin in plan.pins],
+            [(spec.to_canonical_string(), shown) for spec, shown in plan.specs],  # str() shortens the URLs of channels
+            [pin.to_canonical_string() for pin in plan.pins],
             (request.spec.solving, request.spec.exclude_newer, priority),
             [(each.name.normalized, str(each.version), str(each.build_string)) for each in virtual],
             [url for url, _ in plan.channels],
         )
         places = [f"{url}/{subdir}/" for url, _ in plan.channels for subdir in subdirs]
         return Solutions(self.caches / METADATA, asked, places)
+
+    async def _empty(self, gateway: Gateway, subdir: Subdir, places: Container[str]) -> list[str]:
+        """Return those of the places that have no packages; each channel must have an index of noarch packages."""
+        from rattler import Channel
+
+        found = []
+        for url, _ in self.plan.channels:
+            place = f"{url}/{subdir}/"
+            if place in places and not await gateway.names([Channel(url)], [subdir], channel_relations="disabled"):
+                found.append(place)
+        return found
 
     def _fit(self, spec: MatchSpec) -> Callable[[RepoDataRecord], bool]:
         """Return a function that checks whether a record matches a spec, including fields that rattler ignores."""

@@ -3,7 +3,10 @@
 A solution is kept with the state of the channels' indexes, as rattler keeps them: the ETag or the digest of each
 ``repodata.json``, the digests of all shards (CEP 16), and the times of local files. rattler checks with the server
 whether an index has changed, as before each solve. The request itself, the virtual packages, the options of the solver
-and rattler's version are the key. The packages are kept as small ``repodata.json`` files, which rattler reads.
+and the versions of rattler and cetool are the key. The packages are kept as a ``repodata.json``, which rattler reads.
+
+Nothing of a file is believed until the digest of the state and of all packages, as rattler has read them, is right: a
+file may be damaged, cut off, or replaced by another process.
 """
 
 from __future__ import annotations
@@ -11,15 +14,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cetool import __version__
 from cetool.base.codec import canonical_json, sha256_of
-from cetool.base.limits import NOTE, read_json
+from cetool.base.files import put_file
+from cetool.base.limits import NOTE, PACKAGE, read_json
 from cetool.base.text import pattern
 from cetool.declare.package import local_path
 
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 #: Below the directory with metadata, so that collections remove them.
 _PLACE = "solutions"
-_SCHEMA = 1
+_SCHEMA = 2
 #: How rattler's files with the shards of a channel begin; the length of what HTTP said about them follows.
 _SHARDS = b"SHARD-CACHE-V1"
 _SHARDS_URL = re.compile(rb"(https?://[\x21-\x7e]+/)repodata_shards\.msgpack\.zst")
@@ -46,54 +49,57 @@ class Solutions:
     def __init__(self, metadata: Path, asked: Sequence[object], places: Iterable[str]) -> None:
         import rattler
 
-        text = canonical_json({"schema": _SCHEMA, "rattler": rattler.__version__, "asked": list(map(repr, asked))})
         self._metadata = metadata
-        self._path = metadata / _PLACE / sha256_of(text.encode())[:40]
         self._places = sorted(set(places))
+        versions = [_SCHEMA, __version__, rattler.__version__]
+        text = canonical_json([versions, self._places, list(map(repr, asked))])
+        self._path = metadata / _PLACE / f"{sha256_of(text.encode())[:40]}.json"
+        self._empty: list[str] = []
         self._state: str | None = None
 
-    def find(self) -> list[RepoDataRecord] | None:
+    def unsure(self) -> list[str]:
+        """Return the places that may have no packages although rattler keeps an index: if they have no shards.
+
+        rattler keeps the ``repodata.json`` that a server has removed.
+        """
+        states = _remote_states(self._metadata, self._places)
+        return [place for place, found in states.items() if place in self._places and not _has_shards(found)]
+
+    def find(self, empty: Iterable[str] = ()) -> list[RepoDataRecord] | None:
         """Return the packages, if the state of the indexes is still the same.
 
-        Call this when rattler has checked the indexes.
+        Call this when rattler has checked the indexes. ``empty`` are the places in which it has found nothing.
         """
-        self._state = state_of(self._metadata, self._places)
-        if self._state is None:
+        self._empty = sorted(empty)
+        self._state = self._current()
+        try:
+            return None if self._state is None else _read(self._path, self._state)
+        except Exception:  # rattler has several for files that it cannot read
             return None
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            kept = read_json(self._path / "solution.json", NOTE, exact=True)
-            if kept["state"] == self._state:
-                return _read(self._path, kept)
-        return None
 
     def remember(self, records: Sequence[RepoDataRecord]) -> None:
-        """Keep the packages that were solved, unless an index has changed meanwhile or they cannot be kept exactly."""
-        if self._state is None or state_of(self._metadata, self._places) != self._state:
-            return
-        with suppress(OSError):
-            self._path.parent.mkdir(mode=0o700, exist_ok=True)
-            new = Path(tempfile.mkdtemp(prefix=".new-", dir=self._path.parent))
-            try:
-                _write(new, self._state, records)
-                kept = read_json(new / "solution.json", NOTE, exact=True)
-                if [each.to_json() for each in _read(new, kept) or ()] == [each.to_json() for each in records]:
-                    shutil.rmtree(self._path, ignore_errors=True)
-                    new.rename(self._path)
-            finally:
-                shutil.rmtree(new, ignore_errors=True)
+        """Keep the packages that were solved, unless an index has changed meanwhile."""
+        if self._state is not None and self._current() == self._state:
+            with suppress(OSError):
+                self._path.parent.mkdir(mode=0o700, exist_ok=True)
+                put_file(self._path, _document(self._state, records), sync=False)
+
+    def _current(self) -> str | None:
+        return state_of(self._metadata, self._places, self._empty)
 
 
-def state_of(metadata: Path, places: Sequence[str]) -> str | None:
+def state_of(metadata: Path, places: Sequence[str], empty: Sequence[str] = ()) -> str | None:
     """Return a digest of the state of these indexes, which changes with any of them; None if one is unknown."""
-    known = _remote_states(metadata) if any(local_path(place) is None for place in places) else {}
+    remote = {place for place in places if local_path(place) is None}
+    known = _remote_states(metadata, remote) if remote else {}
     found = []
     for place in places:
         local = local_path(place)
         state = known.get(place) if local is None else _local_state(local)
         if not state:
             return None
-        found.append((place, sorted(state)))
-    return sha256_of(canonical_json({"places": found}).encode())
+        found.append((place, sorted(state), place in empty))
+    return sha256_of(canonical_json(found).encode())
 
 
 def _local_state(directory: Path) -> list[str]:
@@ -105,63 +111,79 @@ def _local_state(directory: Path) -> list[str]:
     return found
 
 
-def _remote_states(metadata: Path) -> dict[str, list[str]]:
-    """Return the states of the indexes that rattler keeps, by the URL of their subdir."""
+def _remote_states(metadata: Path, places: Container[str]) -> dict[str, list[str]]:
+    """Return the states of the indexes of these subdirs that rattler keeps, by their URL."""
     found: dict[str, list[str]] = {}
     with suppress(OSError):
         for path in metadata.iterdir():
             with suppress(OSError, ValueError, KeyError, TypeError):
+                state = None
                 if path.name.endswith(".shards-cache-v1"):
-                    _note_shards(path.read_bytes(), found)
+                    state = _shards_state(path, places)
                 elif path.name.endswith(".info.json"):
-                    _note_repodata(read_json(path, NOTE, exact=True), found)
+                    state = _repodata_state(read_json(path, NOTE, exact=True))
+                if state is not None:
+                    found.setdefault(state[0], []).append(state[1])
     return found
 
 
-def _note_shards(data: bytes, found: dict[str, list[str]]) -> None:
-    length = int.from_bytes(data[len(_SHARDS) : len(_SHARDS) + 4], "little")
-    begin = len(_SHARDS) + 4 + length
-    address = _SHARDS_URL.search(data[:begin])
-    if data.startswith(_SHARDS) and address is not None:
-        # without an index, the server said that there is none
-        state = f"shards {sha256_of(data[begin:])}" if b"shards" in data[begin:] else "no shards"
-        found.setdefault(address[1].decode("ascii"), []).append(state)
+def _has_shards(states: Iterable[str]) -> bool:
+    return any(state.startswith("shards ") for state in states)
 
 
-def _note_repodata(told: dict[str, Any], found: dict[str, list[str]]) -> None:
+def _shards_state(path: Path, places: Container[str]) -> tuple[str, str] | None:
+    """Return the URL of the subdir, and the state of its index of shards."""
+    with path.open("rb") as file:
+        start = file.read(len(_SHARDS) + 4)
+        if not start.startswith(_SHARDS):
+            return None
+        address = _SHARDS_URL.search(file.read(min(int.from_bytes(start[len(_SHARDS) :], "little"), NOTE)))
+        place = address[1].decode("ascii") if address is not None else ""
+        if place not in places:
+            return None
+        index = file.read()
+    # without an index, the server said that there is none
+    return place, f"shards {sha256_of(index)}" if b"shards" in index else "no shards"
+
+
+def _repodata_state(told: dict[str, Any]) -> tuple[str, str] | None:
     address = _REPODATA.match(told["url"])
-    if address is not None:
-        state = told.get("blake2_hash") or f"{told.get('etag')} {told['size']} {told['mtime_ns']}"
-        found.setdefault(address[1], []).append(f"repodata {state}")
+    if address is None:
+        return None
+    return address[1], f"repodata {told.get('blake2_hash') or (told.get('etag'), told['size'], told['mtime_ns'])}"
 
 
-def _write(directory: Path, state: str, records: Sequence[RepoDataRecord]) -> None:
-    parts: dict[tuple[str, str], dict[str, Any]] = {}
-    order = []
-    for record in records:
-        told = json.loads(record.to_json())
-        parts.setdefault((str(record.channel), record.subdir), {})[record.file_name] = told
-        order.append(record.file_name)
-    named = []
-    for number, ((channel, subdir), packages) in enumerate(parts.items()):
-        old = {name: each for name, each in packages.items() if name.endswith(".tar.bz2")}
-        new = {name: each for name, each in packages.items() if name not in old}
-        document = {"info": {"subdir": subdir}, "packages": old, "packages.conda": new}
-        (directory / f"{number}.json").write_text(json.dumps(document), encoding="utf-8")
-        named.append({"channel": channel, "subdir": subdir, "file": f"{number}.json"})
-    kept = {"state": state, "parts": named, "order": order}
-    (directory / "solution.json").write_text(json.dumps(kept), encoding="utf-8")
+def _document(state: str, records: Sequence[RepoDataRecord]) -> bytes:
+    packages = {record.file_name: _entry(record) for record in records}
+    old = {name: packages.pop(name) for name in list(packages) if name.endswith(".tar.bz2")}
+    kept = {
+        "digest": _digest(state, records),
+        "order": [(record.file_name, record.url, record.channel) for record in records],
+    }
+    info = {"subdir": "noarch"}  # each record has its own
+    document = {"info": info, "packages": old, "packages.conda": packages, "cetool": kept}
+    return json.dumps(document).encode()
 
 
-def _read(directory: Path, kept: dict[str, Any]) -> list[RepoDataRecord] | None:
-    """Return the packages of a solution in their order; None if one is missing."""
+def _entry(record: RepoDataRecord) -> dict[str, Any]:
+    told = json.loads(record.to_json())
+    return {key: value for key, value in told.items() if key not in ("fn", "url", "channel")}
+
+
+def _read(path: Path, state: str) -> list[RepoDataRecord] | None:
+    """Return the packages of a solution in their order; None if they are not those for this state."""
     from rattler import Channel, SparseRepoData
 
-    found: dict[str, RepoDataRecord] = {}
-    for part in kept["parts"]:
-        path = directory / part["file"]
-        path.stat()
-        with SparseRepoData(Channel(part["channel"]), part["subdir"], path) as repodata:
-            for record in repodata.load_all_records():
-                found[record.file_name] = record
-    return [found[name] for name in kept["order"]] if len(found) == len(kept["order"]) else None
+    kept = read_json(path, PACKAGE, exact=True)["cetool"]
+    with SparseRepoData(Channel("file:///"), "noarch", path) as repodata:
+        found = {record.file_name: record for record in repodata.load_all_records()}
+    records = []
+    for name, url, channel in kept["order"]:
+        record = found.pop(name)
+        record.url, record.channel = url, channel
+        records.append(record)
+    return records if kept["digest"] == _digest(state, records) else None
+
+
+def _digest(state: str, records: Sequence[RepoDataRecord]) -> str:
+    return sha256_of("\n".join([state, *(record.to_json() for record in records)]).encode())
