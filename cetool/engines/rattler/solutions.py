@@ -5,8 +5,8 @@ A solution is kept with the state of the channels' indexes, as rattler keeps the
 whether an index has changed, as before each solve. The request itself, the virtual packages, the options of the solver
 and the versions of rattler and cetool are the key. The packages are kept as a ``repodata.json``, which rattler reads.
 
-Nothing of a file is believed until the digest of the state and of all packages, as rattler has read them, is right: a
-file may be damaged, cut off, or replaced by another process.
+Nothing of a file is believed until the digest of the key, the state and all packages, as rattler has read them, is
+right: a file may be damaged, cut off, or replaced by another process.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Solutions:
         rattler keeps the ``repodata.json`` that a server has removed.
         """
         states = _remote_states(self._metadata, self._places)
-        return [place for place, found in states.items() if place in self._places and not _has_shards(found)]
+        return [place for place, found in states.items() if not any(each.startswith("shards ") for each in found)]
 
     def find(self, empty: Iterable[str] = ()) -> list[RepoDataRecord] | None:
         """Return the packages, if the state of the indexes is still the same.
@@ -85,7 +85,8 @@ class Solutions:
                 put_file(self._path, _document(self._state, records), sync=False)
 
     def _current(self) -> str | None:
-        return state_of(self._metadata, self._places, self._empty)
+        state = state_of(self._metadata, self._places, self._empty)
+        return None if state is None else f"{self._path.stem} {state}"
 
 
 def state_of(metadata: Path, places: Sequence[str], empty: Sequence[str] = ()) -> str | None:
@@ -122,13 +123,9 @@ def _remote_states(metadata: Path, places: Container[str]) -> dict[str, list[str
                     state = _shards_state(path, places)
                 elif path.name.endswith(".info.json"):
                     state = _repodata_state(read_json(path, NOTE, exact=True))
-                if state is not None:
+                if state is not None and state[0] in places:
                     found.setdefault(state[0], []).append(state[1])
     return found
-
-
-def _has_shards(states: Iterable[str]) -> bool:
-    return any(state.startswith("shards ") for state in states)
 
 
 def _shards_state(path: Path, places: Container[str]) -> tuple[str, str] | None:
