@@ -83,7 +83,7 @@ def _group(
     if name == "scale":  # its libraries are only for this group
         from benchmarks.scale import scaled
 
-        return scaled(scene, rounds, options.size or (0.02 if options.quick else 0.1), options.seed)
+        return scaled(scene, rounds, options.size or (0.05 if options.quick else 0.1), options.seed)
     if name == "server":
         from benchmarks.serving import measured_server
 
@@ -103,6 +103,17 @@ def _group(
     return nullcontext(makers[name](scene, rounds))
 
 
+def _size(text: str) -> float:
+    """Return a size of the large channel. Raises ArgumentTypeError if it is too small to choose 40 names from."""
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 0.05 <= size <= 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0.05 to 4")
+    return size
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nox -s benchmark --", description="Measure cetool and other programs.")
     parser.add_argument("--quick", action="store_true", help="few rounds, and a cache of a tenth of the size")
@@ -118,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--machine", metavar="NAME", help="name of this machine in the results")
     parser.add_argument("--environments", type=int, metavar="N", help="environments in the large cache (10000)")
     parser.add_argument("--runs", type=int, metavar="N", help="logged runs in the large cache (100 per environment)")
-    parser.add_argument("--size", type=float, metavar="N", help="size of the large channel; conda-forge's is 1 (0.1)")
+    parser.add_argument("--size", type=_size, metavar="N", help="size of the large channel; conda-forge's is 1 (0.1)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the large channel (1)")
     parser.add_argument("--strict", action="store_true", help="exit with status 3 if a target is missed")
     return parser
