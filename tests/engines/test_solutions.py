@@ -19,7 +19,10 @@ from support.requests import HOLD, request_for
 from cetool.declare.package import Package
 from cetool.engines.errors import UnsatisfiableError
 from cetool.engines.protocol import SilentProgress
+from cetool.engines.rattler.client import process_variables
 from cetool.engines.rattler.engine import RattlerEngine
+from cetool.engines.rattler.solutions import Solutions
+from cetool.settings.condarc import load_condarc
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -99,6 +102,8 @@ def test_the_same_request_of_an_unchanged_channel_is_not_solved_again(big: Chann
     channels = (big.urls[way],)
     first, remembered = solve(channels, tmp_path / "cache", *_NAMES)
     assert not remembered and len(first) > len(_NAMES)
+    if way == "no shards":  # reading the index again takes too long; the next run keeps the solution
+        assert solve(channels, tmp_path / "cache", *_NAMES) == (first, False)
     assert solve(channels, tmp_path / "cache", *_NAMES) == (first, True)
     # another request, other virtual packages, another priority, another date: each is solved for itself
     assert not solve(channels, tmp_path / "cache", *_NAMES[:5])[1]
@@ -209,6 +214,43 @@ def test_a_subdir_that_is_gone_or_comes_back_is_seen(big: Channel, tmp_path: Pat
     shutil.rmtree(subdir, ignore_errors=True)
     away.rename(subdir)
     assert solve(channels, tmp_path / "cache", "python", "numpy")[0] == first
+
+
+@pytest.mark.parametrize("moment", ["look", "are_unchanged", "remember"])
+def test_a_solution_is_not_kept_with_an_index_that_it_was_not_solved_with(
+    big: Channel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Another process fetches a newer index into the same cache before or after rattler reads it, or has solved."""
+    channels, cache, specs = (big.urls["shards"],), tmp_path / "cache", ("python", "numpy")
+    environ = {"HOME": str(cache)}
+    for name in process_variables(load_condarc(environ), environ):  # so that the engine works in this process
+        monkeypatch.delenv(name)
+    first, _ = solve(channels, cache, *specs)
+    numpy = next(package for package in first if package.name == "numpy")
+    shutil.rmtree(next(cache.rglob("solutions")))
+    changed: list[str] = []
+    original = getattr(Solutions, moment)
+
+    def change() -> None:
+        changed.append(moment)
+        big.change("linux-64", lambda records: _newer(records, numpy.file_name))
+        solve(channels, tmp_path / "other", *specs)
+        for path in (tmp_path / "other").rglob("*.shards-cache-v1"):
+            next(cache.rglob(path.name)).write_bytes(path.read_bytes())
+
+    def meanwhile(self: Solutions, *words: Any) -> Any:
+        if moment != "look" and not changed:
+            change()
+        answer = original(self, *words)
+        if not changed:
+            change()
+        return answer
+
+    monkeypatch.setattr(Solutions, moment, meanwhile)
+    solve(channels, cache, *specs)
+    assert changed == [moment]
+    again = solve(channels, cache, *specs)[0]
+    assert again == solve(channels, tmp_path / "fresh", *specs)[0] != first
 
 
 def _of_another(path: Path) -> bytes:

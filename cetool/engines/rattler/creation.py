@@ -41,14 +41,22 @@ _STEM = pattern(r"\.(?:conda|tar\.bz2)\Z")
 class Connection:
     """What creations at the same time share: a client, and a gateway with the metadata that it has fetched."""
 
-    def __init__(self, plan: Plan, environ: Mapping[str, str], caches: Path, alive: Callable[[], None]) -> None:
-        from rattler import Gateway, SourceConfig
-
+    def __init__(
+        self, plan: Plan, environ: Mapping[str, str], caches: Path, alive: Callable[[], None], *, shared: bool = False
+    ) -> None:
         self.environ = environ
         self.caches = caches
         self.client = make_client(plan.access, plan.condarc, environ, offline=plan.offline, alive=alive)
-        config = SourceConfig(cache_action="force-cache-only" if plan.offline else "cache-or-fetch")
-        self.gateway = Gateway(cache_dir=caches / METADATA, default_config=config, client=self.client)
+        self.shared = shared
+        self._offline = plan.offline
+        self.gateway = self.new_gateway()
+
+    def new_gateway(self) -> Gateway:
+        """Return a gateway that has read no metadata yet."""
+        from rattler import Gateway, SourceConfig
+
+        config = SourceConfig(cache_action="force-cache-only" if self._offline else "cache-or-fetch")
+        return Gateway(cache_dir=self.caches / METADATA, default_config=config, client=self.client)
 
 
 class Creation:
@@ -139,10 +147,7 @@ class Creation:
         virtual = virtual_packages(self.request.spec.virtual_packages, self.environ, self.request.platform)
         solutions = self._solutions(subdirs, priority, virtual)
         if solutions is not None:
-            with self.pulse.watched():  # checks the indexes; the solver would do the same
-                await gateway.query(sources, subdirs, [_NO_NAME], recursive=False, channel_relations="disabled")
-                empty = await self._empty(gateway, subdirs[0], solutions.unsure())
-            found = solutions.find(empty)
+            gateway, found = await self._remembered(solutions, gateway, sources, subdirs)
             if found is not None:
                 self.progress.note("The channels have not changed since the same request was solved")
                 return found
@@ -201,6 +206,25 @@ class Creation:
         )
         places = [f"{url}/{subdir}/" for url, _ in plan.channels for subdir in subdirs]
         return Solutions(self.caches / METADATA, asked, places)
+
+    async def _remembered(
+        self, solutions: Solutions, gateway: Gateway, sources: Sources, subdirs: list[Subdir]
+    ) -> tuple[Gateway, list[RepoDataRecord] | None]:
+        """Check the indexes, as the solver would do; return what to solve with, and the packages that are remembered.
+
+        A solution is kept only if rattler has read the indexes that are on disk: another process may have replaced them
+        since. If they have changed while rattler read them, it reads them once more, unless that takes long.
+        """
+        with self.pulse.watched():
+            for again in (True, False):
+                solutions.look()
+                await gateway.query(sources, subdirs, [_NO_NAME], recursive=False, channel_relations="disabled")
+                unsure = solutions.unsure()
+                if solutions.are_unchanged() or not again or self._connection.shared or unsure:
+                    break
+                gateway = self._connection.new_gateway()
+            empty = await self._empty(gateway, subdirs[0], unsure)
+        return gateway, solutions.find(empty)
 
     async def _empty(self, gateway: Gateway, subdir: Subdir, places: Container[str]) -> list[str]:
         """Return those of the places that have no packages; each channel must have an index of noarch packages."""

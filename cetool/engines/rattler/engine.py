@@ -150,7 +150,7 @@ class RattlerEngine:
             logs = [open_logs.enter_context(Log(request.log)) for request in requests]
             access = access_to(condarc)
             plans = [make_plan(request, condarc, self.environ, access) for request in requests]
-            connection = Connection(plans[0], self.environ, caches, pulse.beat)
+            connection = Connection(plans[0], self.environ, caches, pulse.beat, shared=len(requests) > 1)
             creations = []
             for plan, request, log in zip(plans, requests, logs, strict=True):
                 specs = ", ".join([package.line for package in request.exact] or [shown for _, shown in plan.specs])

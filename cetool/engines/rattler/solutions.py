@@ -54,8 +54,19 @@ class Solutions:
         versions = [_SCHEMA, __version__, rattler.__version__]
         text = canonical_json([versions, self._places, list(map(repr, asked))])
         self._path = metadata / _PLACE / f"{sha256_of(text.encode())[:40]}.json"
-        self._empty: list[str] = []
-        self._state: str | None = None
+        #: The state of the indexes before and after rattler has read them, and what a solution is kept with.
+        self._before: str | None = None
+        self._after: str | None = None
+        self._kept_with: str | None = None
+
+    def look(self) -> None:
+        """Note the state of the indexes. Call this before rattler reads them."""
+        self._before = state_of(self._metadata, self._places)
+
+    def are_unchanged(self) -> bool:
+        """Return whether the indexes are still those from before rattler read them, so that it has read the same."""
+        self._after = state_of(self._metadata, self._places)
+        return self._after is not None and self._after == self._before
 
     def unsure(self) -> list[str]:
         """Return the places that may have no packages although rattler keeps an index: if they have no shards.
@@ -70,26 +81,22 @@ class Solutions:
 
         Call this when rattler has checked the indexes. ``empty`` are the places in which it has found nothing.
         """
-        self._empty = sorted(empty)
-        self._state = self._current()
+        state = None if self._after is None else canonical_json([self._path.stem, self._after, sorted(empty)])
+        self._kept_with = state if self._after == self._before else None
         try:
-            return None if self._state is None else _read(self._path, self._state)
+            return None if state is None else _read(self._path, state)
         except Exception:  # rattler has several for files that it cannot read
             return None
 
     def remember(self, records: Sequence[RepoDataRecord]) -> None:
-        """Keep the packages that were solved, unless an index has changed meanwhile."""
-        if self._state is not None and self._current() == self._state:
+        """Keep the packages that were solved, unless an index has changed since before rattler read it."""
+        if self._kept_with is not None and state_of(self._metadata, self._places) == self._before:
             with suppress(OSError):
                 self._path.parent.mkdir(mode=0o700, exist_ok=True)
-                put_file(self._path, _document(self._state, records), sync=False)
-
-    def _current(self) -> str | None:
-        state = state_of(self._metadata, self._places, self._empty)
-        return None if state is None else f"{self._path.stem} {state}"
+                put_file(self._path, _document(self._kept_with, records), sync=False)
 
 
-def state_of(metadata: Path, places: Sequence[str], empty: Sequence[str] = ()) -> str | None:
+def state_of(metadata: Path, places: Sequence[str]) -> str | None:
     """Return a digest of the state of these indexes, which changes with any of them; None if one is unknown."""
     remote = {place for place in places if local_path(place) is None}
     known = _remote_states(metadata, remote) if remote else {}
@@ -99,7 +106,7 @@ def state_of(metadata: Path, places: Sequence[str], empty: Sequence[str] = ()) -
         state = known.get(place) if local is None else _local_state(local)
         if not state:
             return None
-        found.append((place, sorted(state), place in empty))
+        found.append((place, sorted(state)))
     return sha256_of(canonical_json(found).encode())
 
 
