@@ -35,6 +35,8 @@ _TARGETS = {2: 0.6, 10: 0.95, 40: 0.95}
 _SLOW_TARGET = 0.2
 #: Bytes that cetool may take, by the number of names.
 _MEMORY = {2: 90e6, 40: 400e6}
+#: Where cetool remembers solutions, below its cache directory.
+_SOLUTIONS = Path("pkgs", "repodata", "solutions")
 #: Seconds to use the solution of 40 names again, and to find that a lock is up to date.
 _AGAIN, _UP_TO_DATE = 0.3, 0.15
 
@@ -151,7 +153,7 @@ def _cetool(scene: Scene, task: _Task, *, again: bool = False) -> Case:
     script = scene.script(f"{cache.parent.name}.py", env=json.dumps(task.specs))
     env = {**scene.env, "CETOOL_CACHE_DIR": str(cache), "CETOOL_CHANNELS": task.channel, "CETOOL_ENGINE": "rattler"}
     words = ("path",) if task.creates else ("check", "--solve", "--ignore", "unpinned")
-    solved = () if again else (cache / "pkgs" / "repodata" / "solutions",)
+    solved = () if again else (cache / _SOLUTIONS,)
     gone = (cache,) if task.empty else (*solved, *((cache / "envs",) if task.creates else ()))
     measured = task.title.endswith("names, metadata cached")
     return Case(
@@ -185,7 +187,7 @@ def _locks(scene: Scene, channel: str, specs: list[str]) -> list[Case]:
     for name, words in (("1 platform", ()), ("3 platforms", several), ("up to date", ())):
         script = scene.script(f"lock-{len(cases)}.py", env=f"[{', '.join(specs)}]")
         lock = Path(f"{script}.conda-lock.yml")
-        gone = None if name == "up to date" else _without(lock)
+        gone = None if name == "up to date" else _without(lock, place / _SOLUTIONS)
         cases.append(Case(f"cetool lock, {name}", (scene.cetool, "lock", script, *words), env, prepare=gone))
     return cases
 

@@ -19,7 +19,7 @@ from cetool.lock.model import PlatformLock
 Value = object
 
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./+@%&=~()#:-]*", re.ASCII)
-_SPECIAL = "\u2028\u2029\ufeff"
+_ESCAPED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 _WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
 
 
@@ -61,7 +61,7 @@ def _scalar(value: Value) -> str:
         return "[]"
     if _PLAIN.fullmatch(value) and value.lower() not in _WORDS and not value.endswith(":"):
         return value
-    if any(ord(char) < 32 or 127 <= ord(char) < 160 or char in _SPECIAL for char in value):
+    if _ESCAPED.search(value):
         return f'"{"".join(map(_escaped, value))}"'
     return "'" + value.replace("'", "''") + "'"
 
@@ -70,8 +70,7 @@ def _escaped(char: str) -> str:
     """Return a character as it is written within double quotes."""
     if char in '\\"':
         return f"\\{char}"
-    plain = 32 <= ord(char) < 127 or (ord(char) >= 160 and char not in _SPECIAL)
-    return char if plain else f"\\u{ord(char):04x}"
+    return f"\\u{ord(char):04x}" if _ESCAPED.match(char) else char
 
 
 #: Files below this URL are on pypi.org: their names and versions are enough to find them again.
