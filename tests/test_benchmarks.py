@@ -8,7 +8,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -94,17 +94,7 @@ def test_the_benchmark_measures_a_server(tmp_path: Path, scale: int) -> None:
     """With ``--long``, since it takes a minute."""
     if scale == 1:
         pytest.skip("only with --long")
-    told = tmp_path / "told.json"
-    words = ("--quick", "--rounds", "20", "--only", "server", "--json", str(told))
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *words],
-        cwd=_ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    (group,) = json.loads(told.read_text(encoding="utf-8"))["groups"]
+    group = _measured(tmp_path / "told.json", "server")
     assert len(group["cases"]) >= 24
     targets = {each["name"]: each["target"] for each in group["comparisons"]}
     assert targets["a build, of cetool create: python, six"] == 1.5
@@ -115,17 +105,7 @@ def test_the_benchmark_measures_solving(tmp_path: Path, scale: int) -> None:
     """With ``--long``, since it takes a minute."""
     if scale == 1:
         pytest.skip("only with --long")
-    told = tmp_path / "told.json"
-    words = ("--quick", "--rounds", "20", "--only", "scale", "--json", str(told))
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *words],
-        cwd=_ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    (group,) = json.loads(told.read_text(encoding="utf-8"))["groups"]
+    group = _measured(tmp_path / "told.json", "scale")
     names = {case["name"] for case in group["cases"]}
     for title in ("2 names, nothing cached", "10 names, metadata expired", "40 names, unsatisfiable"):
         assert {f"cetool, {title}", f"rattler itself, {title}"} <= names
@@ -133,6 +113,20 @@ def test_the_benchmark_measures_solving(tmp_path: Path, scale: int) -> None:
     assert targets["three platforms, of one"] == 1.5
     assert targets["a lock that is up to date"] == 0.15
     assert targets["40 names, solved before"] == 0.3
+
+
+def _measured(told: Path, group: str) -> dict[str, Any]:
+    """Measure one group quickly, and return its part of the report."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "20", "--only", group, "--json", str(told)],
+        cwd=_ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(told.read_text(encoding="utf-8"))["groups"]
+    return cast("dict[str, Any]", found)
 
 
 def _check_group(group: dict[str, Any]) -> None:
