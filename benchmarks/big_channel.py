@@ -91,8 +91,7 @@ def write_big_channel(
     place = root / f"big-{seed}-{scale:g}"
     if (place / "complete").exists():
         return place
-    draw = random.Random(seed)
-    names = _names(draw, max(len(CORE), int(NAMES * scale)))
+    names = _names(scale, seed)
     for subdir in (*subdirs, "noarch"):
         records = _records(names, subdir, seed)
         write_subdir(place / subdir, subdir, records)
@@ -102,25 +101,28 @@ def write_big_channel(
 
 def chosen(count: int, *, scale: float = 0.1, seed: int = 1) -> list[str]:
     """Return names for a script: python, numpy, and packages that need many others."""
-    names = _names(random.Random(seed), max(len(CORE), int(NAMES * scale)))
-    extra = [each.name for each in names[200::13] if each.kind in ("extension", "pure")]
-    return ["python", "numpy", *extra][:count]
+    return ["python", "numpy", *(each.name for each in _wanted(scale, seed))][:count]
 
 
 def impossible(count: int, *, scale: float = 0.1, seed: int = 1) -> list[str]:
     """Return match specs without a solution: a version of one of the packages was built for old Pythons only."""
-    known = {each.name: each for each in _names(random.Random(seed), max(len(CORE), int(NAMES * scale)))}
-    names = chosen(count, scale=scale, seed=seed)[2:]
-    extensions = [known[each] for each in names if known[each].kind == "extension" and len(known[each].releases) > 1]
+    wanted = _wanted(scale, seed)[: count - 2]
+    extensions = (each for each in wanted if each.kind == "extension" and len(each.releases) > 1)
     old = next(each for each in extensions if each.releases[0].at < PYTHONS[1][1])
-    specs = {old.name: f"{old.name} =={old.releases[0].version}"}
-    return [f"python >={PYTHONS[-1][0]}", "numpy", *(specs.get(each, each) for each in names)]
+    specs = [f"{each.name} =={each.releases[0].version}" if each is old else each.name for each in wanted]
+    return [f"python >={PYTHONS[-1][0]}", "numpy", *specs]
+
+
+def _wanted(scale: float, seed: int) -> list[Named]:
+    """Return what scripts may ask for in addition to python and numpy."""
+    return [each for each in _names(scale, seed)[200::13] if each.kind in ("extension", "pure")]
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-def _names(draw: random.Random, count: int) -> list[Named]:
+def _names(scale: float, seed: int) -> list[Named]:
+    draw, count = random.Random(seed), max(len(CORE), int(NAMES * scale))
     found: list[Named] = []
     for number in range(count):
         core = number < len(CORE)

@@ -119,6 +119,11 @@ class _Task:
     fails: bool = False
     creates: bool = False
 
+    @property
+    def peak(self) -> bool:
+        """Whether memory is measured."""
+        return self.title.endswith("names, metadata cached")
+
     def place(self, scene: Scene, name: str) -> Path:
         """Return a directory of an engine."""
         return scene.home.path / "scale" / self.title.replace(" ", "-").replace(",", "") / name
@@ -138,12 +143,13 @@ def _solvers(scene: Scene, task: _Task) -> Iterator[Case]:
         place = task.place(scene, "rattler")
         argv: tuple[str, ...] = (sys.executable, str(_DIRECT), str(place), task.channel, *task.specs)
         gone = _without(place) if task.empty else None
-        yield Case(f"rattler itself, {task.title}", argv, scene.env, prepare=gone, fails=task.fails)
+        name = f"rattler itself, {task.title}"
+        yield Case(name, argv, scene.env, prepare=gone, peak=task.peak, fails=task.fails)
     for name in _ENGINES:
         program = scene.programs.get(name)
         if program is None:
             scene.skipped[f"the engine {name}"] = f"{name} is not on the PATH"
-        elif name != "conda" or task.title.endswith("names, metadata cached"):  # conda takes ten times as long
+        elif name != "conda" or task.peak:  # conda takes ten times as long
             yield _engine(scene, task, name, program)
 
 
@@ -155,15 +161,8 @@ def _cetool(scene: Scene, task: _Task, *, again: bool = False) -> Case:
     words = ("path",) if task.creates else ("check", "--solve", "--ignore", "unpinned")
     solved = () if again else (cache / _SOLUTIONS,)
     gone = (cache,) if task.empty else (*solved, *((cache / "envs",) if task.creates else ()))
-    measured = task.title.endswith("names, metadata cached")
-    return Case(
-        f"cetool, {task.title}",
-        (scene.cetool, *words, script),
-        env,
-        prepare=_without(*gone),
-        peak=measured,
-        fails=task.fails,
-    )
+    argv = (scene.cetool, *words, script)
+    return Case(f"cetool, {task.title}", argv, env, prepare=_without(*gone), peak=task.peak, fails=task.fails)
 
 
 def _engine(scene: Scene, task: _Task, name: str, program: str) -> Case:
@@ -176,7 +175,8 @@ def _engine(scene: Scene, task: _Task, name: str, program: str) -> Case:
     env = {**scene.env, "HOME": str(home), "XDG_CACHE_HOME": str(home), "MAMBA_ROOT_PREFIX": str(home / "root")}
     env["CONDA_PKGS_DIRS"] = str(home / "packages")
     gone = (home, prefix) if task.empty else (prefix,)
-    return Case(f"{name}, {task.title}", argv, env, prepare=_without(*gone), every=2, fails=task.fails)
+    title = f"{name}, {task.title}"
+    return Case(title, argv, env, prepare=_without(*gone), every=2, peak=task.peak, fails=task.fails)
 
 
 def _locks(scene: Scene, channel: str, specs: list[str]) -> list[Case]:
