@@ -159,11 +159,20 @@ def _taking_texts(parameter: Any) -> Any:
     return parameter
 
 
-class Command(TyperCommand):
-    """A command whose help :mod:`cetool.cli.help` renders."""
+class _Own:
+    """What commands and groups of commands have in common: their parameters, and help of :mod:`cetool.cli.help`."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return [_taking_texts(each) for each in super().get_params(ctx)]
+        return [_taking_texts(each) for each in super().get_params(ctx)]  # type: ignore[misc]
+
+    def get_help(self, ctx: Any) -> str:
+        from cetool.cli.help import help_of  # few command lines ask for help
+
+        return help_of(self, ctx)
+
+
+class Command(_Own, TyperCommand):
+    """A command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
@@ -173,22 +182,9 @@ class Command(TyperCommand):
                 error.ctx = ctx  # type: ignore[attr-defined]
             raise
 
-    def get_help(self, ctx: Any) -> str:
-        from cetool.cli.help import help_of  # few command lines ask for help
 
-        return help_of(self, ctx)
-
-
-class CommandGroup(TyperGroup):
-    """A group of commands whose help :mod:`cetool.cli.help` renders."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        return [_taking_texts(each) for each in super().get_params(ctx)]
-
-    def get_help(self, ctx: Any) -> str:
-        from cetool.cli.help import help_of  # few command lines ask for help
-
-        return help_of(self, ctx)
+class CommandGroup(_Own, TyperGroup):
+    """A group of commands."""
 
 
 class Commands(typer.Typer):
