@@ -216,7 +216,7 @@ def test_a_subdir_that_is_gone_or_comes_back_is_seen(big: Channel, tmp_path: Pat
     assert solve(channels, tmp_path / "cache", "python", "numpy")[0] == first
 
 
-@pytest.mark.parametrize("moment", ["look", "are_unchanged", "remember"])
+@pytest.mark.parametrize("moment", ["look", "have_changed", "remember"])
 def test_a_solution_is_not_kept_with_an_index_that_it_was_not_solved_with(
     big: Channel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

@@ -219,11 +219,10 @@ class Creation:
             for again in (True, False):
                 solutions.look()
                 await gateway.query(sources, subdirs, [_NO_NAME], recursive=False, channel_relations="disabled")
-                unsure = solutions.unsure()
-                if solutions.are_unchanged() or not again or self._connection.shared or unsure:
+                if not solutions.have_changed() or not again or self._connection.shared or solutions.unsure():
                     break
                 gateway = self._connection.new_gateway()
-            empty = await self._empty(gateway, subdirs[0], unsure)
+            empty = await self._empty(gateway, subdirs[0], solutions.unsure())
         return gateway, solutions.find(empty)
 
     async def _empty(self, gateway: Gateway, subdir: Subdir, places: Container[str]) -> list[str]:

@@ -29,6 +29,8 @@ from cetool.declare.package import local_path
 if TYPE_CHECKING:
     from rattler import RepoDataRecord
 
+#: What tells the content of an index, by its URL.
+_States = dict[str, list[str]]
 #: Below the directory with metadata, so that collections remove them.
 _PLACE = "solutions"
 _SCHEMA = 2
@@ -54,60 +56,59 @@ class Solutions:
         versions = [_SCHEMA, __version__, rattler.__version__]
         text = canonical_json([versions, self._places, list(map(repr, asked))])
         self._path = metadata / _PLACE / f"{sha256_of(text.encode())[:40]}.json"
-        #: The state of the indexes before and after rattler has read them, and what a solution is kept with.
-        self._before: str | None = None
-        self._after: str | None = None
+        #: The states of the indexes before and after rattler has read them.
+        self._before: _States | None = None
+        self._after: _States | None = None
+        #: What a solution is kept with.
         self._kept_with: str | None = None
 
     def look(self) -> None:
-        """Note the state of the indexes. Call this before rattler reads them."""
-        self._before = state_of(self._metadata, self._places)
+        """Note the states of the indexes. Call this before rattler reads them."""
+        self._before = self._states()
 
-    def are_unchanged(self) -> bool:
-        """Return whether the indexes are still those from before rattler read them, so that it has read the same."""
-        self._after = state_of(self._metadata, self._places)
-        return self._after is not None and self._after == self._before
+    def have_changed(self) -> bool:
+        """Note the states again; return whether an index has changed, so that rattler may have read another one."""
+        self._after = self._states()
+        return self._after is not None and self._after != self._before
 
     def unsure(self) -> list[str]:
         """Return the places that may have no packages although rattler keeps an index: if they have no shards.
 
         rattler keeps the ``repodata.json`` that a server has removed.
         """
-        states = _remote_states(self._metadata, self._places)
-        return [place for place, found in states.items() if not any(each.startswith("shards ") for each in found)]
+        states = self._after or {}
+        remote = [place for place in states if local_path(place) is None]
+        return [place for place in remote if not any(each.startswith("shards ") for each in states[place])]
 
     def find(self, empty: Iterable[str] = ()) -> list[RepoDataRecord] | None:
-        """Return the packages, if the state of the indexes is still the same.
+        """Return the packages, if the states of the indexes are still the same.
 
         Call this when rattler has checked the indexes. ``empty`` are the places in which it has found nothing.
         """
-        state = None if self._after is None else canonical_json([self._path.stem, self._after, sorted(empty)])
+        if self._after is None:
+            return None
+        state = sha256_of(canonical_json([self._path.stem, self._after, sorted(empty)]).encode())
         self._kept_with = state if self._after == self._before else None
         try:
-            return None if state is None else _read(self._path, state)
+            return _read(self._path, state)
         except Exception:  # rattler has several for files that it cannot read
             return None
 
     def remember(self, records: Sequence[RepoDataRecord]) -> None:
         """Keep the packages that were solved, unless an index has changed since before rattler read it."""
-        if self._kept_with is not None and state_of(self._metadata, self._places) == self._before:
+        if self._kept_with is not None and self._states() == self._before:
             with suppress(OSError):
                 self._path.parent.mkdir(mode=0o700, exist_ok=True)
                 put_file(self._path, _document(self._kept_with, records), sync=False)
 
-
-def state_of(metadata: Path, places: Sequence[str]) -> str | None:
-    """Return a digest of the state of these indexes, which changes with any of them; None if one is unknown."""
-    remote = {place for place in places if local_path(place) is None}
-    known = _remote_states(metadata, remote) if remote else {}
-    found = []
-    for place in places:
-        local = local_path(place)
-        state = known.get(place) if local is None else _local_state(local)
-        if not state:
-            return None
-        found.append((place, sorted(state)))
-    return sha256_of(canonical_json(found).encode())
+    def _states(self) -> _States | None:
+        """Return the states of all indexes, each of which changes with the index; None if one is unknown."""
+        remote = {place for place in self._places if local_path(place) is None}
+        known = _remote_states(self._metadata, remote) if remote else {}
+        for place in self._places:
+            if (local := local_path(place)) is not None:
+                known[place] = _local_state(local)
+        return {place: sorted(known[place]) for place in self._places} if all(map(known.get, self._places)) else None
 
 
 def _local_state(directory: Path) -> list[str]:
@@ -119,9 +120,9 @@ def _local_state(directory: Path) -> list[str]:
     return found
 
 
-def _remote_states(metadata: Path, places: Container[str]) -> dict[str, list[str]]:
+def _remote_states(metadata: Path, places: Container[str]) -> _States:
     """Return the states of the indexes of these subdirs that rattler keeps, by their URL."""
-    found: dict[str, list[str]] = {}
+    found: _States = {}
     with suppress(OSError):
         for path in metadata.iterdir():
             with suppress(OSError, ValueError, KeyError, TypeError):
@@ -146,7 +147,7 @@ def _shards_state(path: Path, places: Container[str]) -> tuple[str, str] | None:
         if place not in places:
             return None
         index = file.read()
-    # without an index, the server said that there is none
+    # a server without shards leaves no index here
     return place, f"shards {sha256_of(index)}" if b"shards" in index else "no shards"
 
 
