@@ -182,12 +182,13 @@ def refuse_overlay(needs: Requirements, name: str, what: str) -> None:
 
 def placed(error: _E, source: Source | None, metadata: ScriptMetadata) -> _E:
     """Return the error, with the line of the block if it is about a package or channel that the script declares."""
-    lines, name = metadata.lines, _NAME.match(error.about or "")
-    if error.code not in _PLACED or error.where or source is None or lines is None or name is None:
+    if error.where or source is None or metadata.lines is None or metadata.cell is not None:
         return error
-    if metadata.cell is not None:
+    name = _NAME.match(error.about or "")
+    if error.code not in _PLACED or name is None:
         return error
-    rows = source.script.text.split("\n")[lines[0] - 1 : lines[1]]
+    first, last = metadata.lines
+    rows = source.script.text.split("\n")[first - 1 : last]
     written = re.compile(rf"(?<![\w.-]){re.escape(name[0])}(?![\w-])", re.IGNORECASE)
-    line = next((number for number, row in enumerate(rows, lines[0]) if written.search(row)), None)
+    line = next((number for number, row in enumerate(rows, first) if written.search(row)), None)
     return error if line is None else error.but(where=source.script.at(line))

@@ -72,14 +72,10 @@ class Contents:
         seen: set[str] = set()
         for package in self._conda.values():
             seen.add(package.name)
-            if any(name in self._conda and name not in seen for name in map(_needed, package.depends)):
+            needed = (each.partition(" ")[0] for each in package.depends)
+            if any(name in self._conda and name not in seen for name in needed):
                 return False
         return list(self._pypi) == sorted(self._pypi)
-
-
-def _needed(dependency: str) -> str:
-    """Return the name in a dependency of a lock: a name, and perhaps a constraint after a blank."""
-    return dependency.partition(" ")[0]
 
 
 def _refuse(url: str, why: str, where: Location) -> MetadataError:
