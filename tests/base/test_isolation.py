@@ -31,11 +31,12 @@ def plant(home: Home, directory: str) -> Path:
     return home.path / directory
 
 
-def test_nothing_from_outside_is_imported(settled: Home) -> None:
-    planted = plant(settled, "planted")
-    script = settled.write("isolated.sh", HELLO, executable=True)
+def test_nothing_from_outside_is_imported(home: Home) -> None:
+    # a home of its own: what it plants would end the Pythons of other tests
+    planted = plant(home, "planted")
+    script = home.write("isolated.sh", HELLO, executable=True)
     user = f".local/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
-    plant(settled, user)
+    plant(home, user)
     commands = (
         ("cetool", "-q", script),
         ("cetool", "run", "-q", "--refresh", script),
@@ -47,7 +48,7 @@ def test_nothing_from_outside_is_imported(settled: Home) -> None:
     )
     for value in (str(planted), "", f"/nowhere:{planted}:", "."):
         for command in commands:
-            done = settled.run(*command, env={"PYTHONPATH": value}, cwd=planted)
+            done = home.run(*command, env={"PYTHONPATH": value}, cwd=planted)
             assert done.returncode == 0 and "planted" not in done.stderr, (value, command, done.stderr)
             if script in command:
                 assert done.stdout == f"hello\n{value}\n"
