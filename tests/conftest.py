@@ -130,7 +130,7 @@ def settled(local_channel: Channel) -> Iterator[Home]:
     """A home that tests share which only add environments, or run in them: each is made once."""
     made = make_home(Path(tempfile.mkdtemp(prefix="cetool-")).resolve() / "home", local_channel)
     yield made
-    # every Python in this home would import what a test left in the user's site-packages
+    # what a test leaves in the user's site-packages, the Pythons of all later tests could import
     left = [*made.path.glob(".local/lib/python*/site-packages/*")]
     remove_home(made)
     shutil.rmtree(made.path.parent, ignore_errors=True)

@@ -145,20 +145,20 @@ def test_scripts_can_run_each_other_up_to_a_limit(settled: Home) -> None:
 # --- influences from outside ------------------------------------------------------------------------------------------
 
 
-def test_a_script_imports_nothing_from_the_users_site(settled: Home) -> None:
-    base = settled.path / f".local/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
-    settled.write(str(base.relative_to(settled.path) / "in_user_site.py"), "")
+def test_a_script_imports_nothing_from_the_users_site(home: Home) -> None:
+    base = home.path / f".local/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    home.write(str(base.relative_to(home.path) / "in_user_site.py"), "")
     text = (
         "import importlib.util as u, os\n"
         'print(u.find_spec("in_user_site") is None, os.environ.get("PYTHONPATH"), os.environ.get("PYTHONNOUSERSITE"))\n'
     )
-    path = settled.write("program/site.py", script("python, numpy", text))
+    path = home.write("program/site.py", script("python, numpy", text))
     for _ in range(2):  # cold, warm
-        assert learn(settled, path, env={"PYTHONPATH": "/a:/b"}) == "True /a:/b 1\n"
-    assert learn(settled, "run", "--no-activate", path).startswith("True")
-    assert learn(settled, path, env={"CETOOL_USER_SITE": "true"}) == "False None None\n"
-    own = settled.write("program/own.py", script("python, numpy]\n# variables: {PYTHONNOUSERSITE: ''}\n# x: [", text))
+        assert learn(home, path, env={"PYTHONPATH": "/a:/b"}) == "True /a:/b 1\n"
+    assert learn(home, "run", "--no-activate", path).startswith("True")
+    assert learn(home, path, env={"CETOOL_USER_SITE": "true"}) == "False None None\n"
+    own = home.write("program/own.py", script("python, numpy]\n# variables: {PYTHONNOUSERSITE: ''}\n# x: [", text))
     own.write_text(own.read_text().replace("# x: []\n", ""))
-    assert learn(settled, own).startswith("False")
+    assert learn(home, own).startswith("False")
     code = "import importlib.util as u; print(u.find_spec('in_user_site') is None)"
-    assert learn(settled, "exec", "--spec", "python", "python", "-c", code) == "True\n"
+    assert learn(home, "exec", "--spec", "python", "python", "-c", code) == "True\n"
