@@ -34,10 +34,12 @@ def _mapping(values: Mapping[str, Value], indent: str) -> Iterator[str]:
 
 
 def _entry(head: str, value: Value, indent: str) -> Iterator[str]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, str):  # most values are, and this check is the fastest
+        yield f"{head} {_scalar(value)}"
+    elif isinstance(value, Mapping) and value:
         yield head
         yield from _mapping(value, f"{indent}  ")
-    elif isinstance(value, Sequence) and not isinstance(value, str) and value:
+    elif isinstance(value, Sequence) and value:
         yield head
         for item in value:
             if isinstance(item, Mapping) and item:
@@ -51,14 +53,12 @@ def _entry(head: str, value: Value, indent: str) -> Iterator[str]:
 
 
 def _scalar(value: Value) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, Mapping):
-        return "{}"
     if not isinstance(value, str):
-        return "[]"
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, int):
+            return str(value)
+        return "{}" if isinstance(value, Mapping) else "[]"
     if _PLAIN.fullmatch(value) and value.lower() not in _WORDS and not value.endswith(":"):
         return value
     if _ESCAPED.search(value):
