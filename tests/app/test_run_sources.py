@@ -305,6 +305,7 @@ def test_closed_streams_do_no_harm(settled: Home, streams: str) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
 def test_a_full_disk_is_an_error(settled: Home) -> None:
+    settled.cetool("create", "hello-bin")  # so that there is something to list
     for command in ("list", "list --json", "name hello-bin"):
         done = settled.run("sh", "-c", f"cetool {command} >/dev/full")
         assert (done.returncode, told(done.stderr)) == (125, ["cetool: No space left on device"])

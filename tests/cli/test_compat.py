@@ -24,7 +24,10 @@ LINES = ("# conda execute", "# env: [hello-bin]", "# run_with: /bin/sh", 'hello;
 @pytest.fixture
 def conda(settled: Home) -> Path:
     """A conda that does nothing but what conda does with commands it does not know: run ``conda-NAME``."""
-    return settled.write("conda/conda", '#!/bin/sh\ncommand="$1"; shift; exec "conda-$command" "$@"\n', executable=True)
+    # not in ~/conda, where cetool looks for a conda
+    return settled.write(
+        "compat/conda", '#!/bin/sh\ncommand="$1"; shift; exec "conda-$command" "$@"\n', executable=True
+    )
 
 
 def test_conda_execute_runs_the_example_of_the_original(settled: Home, conda: Path) -> None:

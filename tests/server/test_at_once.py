@@ -30,6 +30,7 @@ def asked(server: RunningServer, place: str, spec: str) -> Answer:
 
 
 def test_fifty_identical_requests_at_once_are_one_build_and_one_process(server: RunningServer) -> None:
+    before = set(server.data.glob("envs/*"))
     places = ["team/same"] * 25 + [f"team{number % 5}/e{number}" for number in range(25)]
     with ThreadPoolExecutor(50) as threads:
         answers = list(threads.map(lambda place: asked(server, place, "hello-bin"), places))
@@ -41,7 +42,7 @@ def test_fifty_identical_requests_at_once_are_one_build_and_one_process(server: 
     logs = [server.get(f"/cetool/1/builds/{number}/log").text for number in set(numbers)]
     assert sum("Solving" in log for log in logs) == 1
     links = {path.resolve() for path in server.data.glob("names/team*/*")}
-    assert len(links) == 1 and len(list((server.data / "envs").iterdir())) == 1
+    assert len(links) == 1 and len(set(server.data.glob("envs/*")) - before) <= 1
 
 
 def test_two_hundred_different_requests_at_once_all_end_and_namespaces_take_turns(

@@ -246,7 +246,8 @@ def test_a_list_without_a_page_is_not_cut_off(server: RunningServer) -> None:
     "query", ["?status=COMPLETED/", "?artifact=CONDA_PACK&packages=python&packages=six/", "?name=x%2F"]
 )
 def test_a_slash_that_clients_append_to_the_query_is_ignored(server: RunningServer, path: str, query: str) -> None:
-    assert data(server.get(f"/api/v1/{path}/{query}")) == []
+    without = query.removesuffix("%2F").removesuffix("/")
+    assert data(server.get(f"/api/v1/{path}/{query}")) == data(server.get(f"/api/v1/{path}/{without}"))
 
 
 def test_the_list_of_environments_is_deprecated_as_in_conda_store(server: RunningServer) -> None:
@@ -256,7 +257,10 @@ def test_the_list_of_environments_is_deprecated_as_in_conda_store(server: Runnin
 
 
 def test_the_end_of_a_cursor_is_a_cursor_of_nothing(server: RunningServer) -> None:
-    answer = server.get("/api/v2/environment/?sort_by=namespace,name&limit=3").json
+    place = "/api/v2/environment/?sort_by=namespace,name&limit=3"
+    answer = server.get(place).json
+    while answer["data"]:
+        answer = server.get(f"{place}&cursor={answer['cursor']}").json
     assert json.loads(base64.b64decode(answer["cursor"])) == {"last_id": None, "last_value": None}
     refused(server.get("/api/v2/environment/?sort_by=wrong"), 400, "Cannot sort results by")
     refused(server.get("/api/v2/environment/?cursor=wrong"), 400)

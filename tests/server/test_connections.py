@@ -49,7 +49,7 @@ def test_a_thousand_idle_connections_do_not_stop_others(server: RunningServer) -
         for _ in range(1000):
             stack.enter_context(connected(server))
         assert server.get("/health", token=None).status == 200
-        assert server.get("/cetool/1/builds").json["builds"] == []
+        assert server.get("/cetool/1/builds").status == 200
 
 
 def test_events_are_streamed_and_continued(server: RunningServer) -> None:

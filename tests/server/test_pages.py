@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import quote
 
 import pytest
@@ -24,10 +25,9 @@ users:
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, local_channel: Channel) -> Iterator[RunningServer]:
-    """A server without builders, with builds in its database; below a prefix."""
-    home = make_home(tmp_path_factory.mktemp("pages") / "home", local_channel)
+@contextmanager
+def seeded(home: Home) -> Iterator[RunningServer]:
+    """Run a server without builders, with builds in its database; below a prefix."""
     config = home.write("server.yaml", CONFIG)
     config.chmod(0o600)
     options = ("--config", str(config), "--workers", "0", "--url-prefix", "/cetool-server")
@@ -36,7 +36,25 @@ def server(tmp_path_factory: pytest.TempPathFactory, local_channel: Channel) -> 
         seed(database)
         database.close()
         yield running
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, local_channel: Channel) -> Iterator[RunningServer]:
+    """A server that the tests of this module change."""
+    home = make_home(tmp_path_factory.mktemp("pages") / "home", local_channel)
+    with seeded(home) as running:
+        yield running
     remove_home(home)
+
+
+@pytest.fixture
+def unchanged(home: Home) -> Iterator[tuple[Visitor, Visitor]]:
+    """An administrator and a viewer of a server that has only what :func:`seed` adds."""
+    with seeded(home) as running:
+        admin, viewer = Visitor(running), Visitor(running)
+        admin.sign_in(running.token)
+        viewer.sign_in("vera's password", "vera")
+        yield admin, viewer
 
 
 def seed(database: Database) -> None:
@@ -149,7 +167,8 @@ def test_without_signing_in_one_sees_what_the_operator_shows_to_everyone(home: H
 # --- environments -----------------------------------------------------------------------------------------------------
 
 
-def test_environments_are_found_by_name_package_and_namespace(viewer: Visitor, admin: Visitor) -> None:
+def test_environments_are_found_by_name_package_and_namespace(unchanged: tuple[Visitor, Visitor]) -> None:
+    admin, viewer = unchanged
     assert viewer.get("/environments").text.count("build ") == 1
     first = admin.get("/environments")
     assert "1 to 50 of 57" in first.text and "ana/waiting" in first.text
@@ -160,7 +179,8 @@ def test_environments_are_found_by_name_package_and_namespace(viewer: Visitor, a
     assert "No environment matches" in admin.send(first, "/environments", package="nothing").text
 
 
-def test_an_environment_shows_its_packages_history_and_use(viewer: Visitor) -> None:
+def test_an_environment_shows_its_packages_history_and_use(unchanged: tuple[Visitor, Visitor]) -> None:
+    _, viewer = unchanged
     page = viewer.get("/environments/team/analysis")
     assert "Numbers for <the> report" in page.text and "<the>" not in page.html
     assert "python 3.13" in page.text and "Build 2 was completed" in page.text
@@ -208,7 +228,8 @@ def test_a_viewer_cannot_change_what_others_may(viewer: Visitor, editor: Visitor
 # --- builds -----------------------------------------------------------------------------------------------------------
 
 
-def test_builds_are_listed_by_status_and_environment(admin: Visitor, viewer: Visitor) -> None:
+def test_builds_are_listed_by_status_and_environment(unchanged: tuple[Visitor, Visitor]) -> None:
+    admin, viewer = unchanged
     page = admin.get("/builds")
     assert "1 to 50 of 60" in page.text
     failed = admin.send(page, "/builds", status="FAILED", environment="team/analysis")
@@ -219,7 +240,8 @@ def test_builds_are_listed_by_status_and_environment(admin: Visitor, viewer: Vis
     assert viewer.get("/builds").text.count("Build ") == 4
 
 
-def test_a_build_says_why_it_ended_and_what_was_asked_for(viewer: Visitor) -> None:
+def test_a_build_says_why_it_ended_and_what_was_asked_for(unchanged: tuple[Visitor, Visitor]) -> None:
+    _, viewer = unchanged
     failed = viewer.get("/builds/4")
     assert "No channel has <nothing>. Check the name." in failed.text and "package-not-found" in failed.text
     assert not any("/edit" in link for link in failed.links)
