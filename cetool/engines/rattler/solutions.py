@@ -53,6 +53,9 @@ class Solutions:
 
         self._metadata = metadata
         self._places = sorted(set(places))
+        found = {place: local_path(place) for place in self._places}
+        self._local = {place: path for place, path in found.items() if path is not None}
+        self._remote = [place for place in self._places if place not in self._local]
         versions = [_SCHEMA, __version__, rattler.__version__]
         text = canonical_json([versions, self._places, list(map(repr, asked))])
         self._path = metadata / _PLACE / f"{sha256_of(text.encode())[:40]}.json"
@@ -76,9 +79,10 @@ class Solutions:
 
         rattler keeps the ``repodata.json`` that a server has removed.
         """
-        states = self._after or {}
-        remote = [place for place in states if local_path(place) is None]
-        return [place for place in remote if not any(each.startswith("shards ") for each in states[place])]
+        if self._after is None:
+            return []
+        found = {place: self._after[place] for place in self._remote}
+        return [place for place, states in found.items() if not any(each.startswith("shards ") for each in states)]
 
     def find(self, empty: Iterable[str] = ()) -> list[RepoDataRecord] | None:
         """Return the packages, if the states of the indexes are still the same.
@@ -103,11 +107,8 @@ class Solutions:
 
     def _states(self) -> _States | None:
         """Return the states of all indexes, each of which changes with the index; None if one is unknown."""
-        remote = {place for place in self._places if local_path(place) is None}
-        known = _remote_states(self._metadata, remote) if remote else {}
-        for place in self._places:
-            if (local := local_path(place)) is not None:
-                known[place] = _local_state(local)
+        known = _remote_states(self._metadata, self._remote) if self._remote else {}
+        known |= {place: _local_state(path) for place, path in self._local.items()}
         return {place: sorted(known[place]) for place in self._places} if all(map(known.get, self._places)) else None
 
 
