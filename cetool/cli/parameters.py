@@ -178,7 +178,7 @@ class Command(_Own, TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            if getattr(error, "ctx", ctx) is None:  # click leaves it out of some errors
+            if getattr(error, "ctx", ctx) is None:  # click gives some errors no context
                 error.ctx = ctx  # type: ignore[attr-defined]
             raise
 
