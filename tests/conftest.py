@@ -131,7 +131,7 @@ def settled(local_channel: Channel) -> Iterator[Home]:
     made = make_home(Path(tempfile.mkdtemp(prefix="cetool-")).resolve() / "home", local_channel)
     yield made
     # what a test leaves in the user's site-packages, the Pythons of all later tests could import
-    left = [*made.path.glob(".local/lib/python*/site-packages/*")]
+    left = [*made.user_site.glob("*")]
     remove_home(made)
     shutil.rmtree(made.path.parent, ignore_errors=True)
     assert not left, left

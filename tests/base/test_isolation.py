@@ -35,8 +35,7 @@ def test_nothing_from_outside_is_imported(home: Home) -> None:
     # a home of its own: what it plants would end the Pythons of other tests
     planted = plant(home, "planted")
     script = home.write("isolated.sh", HELLO, executable=True)
-    user = f".local/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
-    plant(home, user)
+    plant(home, str(home.user_site))
     commands = (
         ("cetool", "-q", script),
         ("cetool", "run", "-q", "--refresh", script),

@@ -48,7 +48,7 @@ def test_cells_run_in_the_environment_and_the_result_is_kept(settled: Home) -> N
         repr(prefix),
         "ZeroDivisionError: division by zero",
     ]
-    assert sorted(last.splitlines()) == ["end", "from a program"]
+    assert sorted(last.splitlines(keepends=True)) == ["end\n", "from a program\n"]
     counts = [cell.get("execution_count") for cell in json.loads(out.read_text())["cells"]]
     assert counts == [None, 1, 2, None, 3, 4, 5]
     assert out.stat().st_mode & 0o777 == 0o666 & ~_umask()

@@ -146,8 +146,7 @@ def test_scripts_can_run_each_other_up_to_a_limit(settled: Home) -> None:
 
 
 def test_a_script_imports_nothing_from_the_users_site(home: Home) -> None:
-    base = home.path / f".local/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
-    home.write(str(base.relative_to(home.path) / "in_user_site.py"), "")
+    home.write(str(home.user_site / "in_user_site.py"), "")
     text = (
         "import importlib.util as u, os\n"
         'print(u.find_spec("in_user_site") is None, os.environ.get("PYTHONPATH"), os.environ.get("PYTHONNOUSERSITE"))\n'

@@ -59,9 +59,8 @@ def away(local_channel: Channel, server: RunningServer) -> Iterator[Home]:
 def test_what_the_first_machine_solves_the_second_links_without_a_channel(
     server: RunningServer, member: Home, away: Home
 ) -> None:
-    def builds() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = server.get("/cetool/1/builds").json["builds"]
-        return found
+    def builds() -> Any:
+        return server.get("/cetool/1/builds").json["builds"]
 
     before = [each["id"] for each in builds()]
     done = member.cetool("run", "-v", member.write("script.sh", SCRIPT))
@@ -78,38 +77,36 @@ def test_what_the_first_machine_solves_the_second_links_without_a_channel(
 
 def test_environments_are_created_shown_compared_moved_and_deleted(server: RunningServer, member: Home) -> None:
     file = member.write("environment.yml", "channels: [conda-forge]\ndependencies: [six]\n")
-    created = member.cetool("env", "create", "team/base", "--file", file)
+    created = member.cetool("env", "create", "moves/base", "--file", file)
     assert created.returncode == 0 and created.stdout == "", created.stderr
     [line] = created.stderr.splitlines()
-    assert line.startswith("Created team/base (build "), line
-    again = member.cetool("env", "create", "team/base", "--file", file).stderr
-    assert again.startswith("team/base is up to date (build ")
-    other = json.loads(member.cetool("env", "create", "team/base", "six", "idna", "--json").stdout)
-    assert (other["status"], other["environment"], other["is_new"]) == ("COMPLETED", "team/base", True)
-    listed = json.loads(member.cetool("env", "list", "team", "--json").stdout)["environments"]
-    assert [each["build"] for each in listed if (each["namespace"], each["name"]) == ("team", "base")] == [
-        other["build"]
-    ]
-    assert "team/base" in member.cetool("env", "list").stdout
-    shown = json.loads(member.cetool("env", "show", "team/base", "--json").stdout)
+    assert line.startswith("Created moves/base (build "), line
+    again = member.cetool("env", "create", "moves/base", "--file", file).stderr
+    assert again.startswith("moves/base is up to date (build ")
+    other = json.loads(member.cetool("env", "create", "moves/base", "six", "idna", "--json").stdout)
+    assert (other["status"], other["environment"], other["is_new"]) == ("COMPLETED", "moves/base", True)
+    listed = json.loads(member.cetool("env", "list", "moves", "--json").stdout)["environments"]
+    assert [(each["namespace"], each["name"], each["build"]) for each in listed] == [("moves", "base", other["build"])]
+    assert "moves/base" in member.cetool("env", "list").stdout
+    shown = json.loads(member.cetool("env", "show", "moves/base", "--json").stdout)
     assert {each["name"] for each in shown["packages"]} == {"python", "six", "idna"}
-    history = json.loads(member.cetool("env", "history", "team/base", "--json").stdout)["history"]
+    history = json.loads(member.cetool("env", "history", "moves/base", "--json").stdout)["history"]
     first = history[-1]["build"]
     assert [each["build"] for each in history] == [other["build"], first]
-    changes = json.loads(member.cetool("env", "diff", "team/base", str(first), "--json").stdout)["changes"]
+    changes = json.loads(member.cetool("env", "diff", "moves/base", str(first), "--json").stdout)["changes"]
     assert [(each["name"], each["before"]) for each in changes] == [("idna", None)]
-    assert "idna: none -> " in member.cetool("env", "diff", "team/base", str(first)).stdout
-    assert "Completed: 3 packages" in member.cetool("env", "log", "team/base", "-f").stdout
+    assert "idna: none -> " in member.cetool("env", "diff", "moves/base", str(first)).stdout
+    assert "Completed: 3 packages" in member.cetool("env", "log", "moves/base", "-f").stdout
     for words, says in (
-        (("rollback", "team/base"), f"team/base is build {first} again"),
-        (("use", "team/base", str(other["build"])), f"team/base is build {other['build']} now"),
-        (("rename", "team/base", "core"), "Renamed team/base to team/core"),
-        (("cancel", "team/core"), f"Build {other['build']} has already ended (COMPLETED)"),
-        (("delete", "team/core"), "Deleted team/core ("),
+        (("rollback", "moves/base"), f"moves/base is build {first} again"),
+        (("use", "moves/base", str(other["build"])), f"moves/base is build {other['build']} now"),
+        (("rename", "moves/base", "core"), "Renamed moves/base to moves/core"),
+        (("cancel", "moves/core"), f"Build {other['build']} has already ended (COMPLETED)"),
+        (("delete", "moves/core"), "Deleted moves/core ("),
     ):
         done = member.cetool("env", *words)
         assert done.returncode == 0 and done.stderr.startswith(says) and done.stderr.count("\n") == 1, done.stderr
-    assert member.cetool("env", "show", "team/core").returncode == 125
+    assert member.cetool("env", "show", "moves/core").returncode == 125
 
 
 def test_a_script_runs_in_an_environment_that_it_names(server: RunningServer, member: Home, away: Home) -> None:

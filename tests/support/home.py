@@ -43,6 +43,11 @@ class Home:
         """Its ``.condarc``."""
         return self.path / ".condarc"
 
+    @property
+    def user_site(self) -> Path:
+        """The user's site-packages, from which this version of Python imports unless it is isolated."""
+        return self.path / f".local/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+
     def write(self, name: str, text: str, *, executable: bool = False) -> Path:
         """Write a file below the home directory and return its path."""
         path = self.path / name
